@@ -1,0 +1,2 @@
+//! Posthaste.
+pub mod model;

@@ -1,0 +1,19 @@
+//! The nouns: plain data and its legal transitions.
+//!
+//! Never here: async, IO, clocks, chance, serialisation formats.
+
+mod attempt;
+mod delivery;
+mod endpoint;
+mod event;
+mod id;
+mod key;
+mod time;
+
+pub use attempt::{Attempt, ErrorCode, Outcome, Phases, Response, Sent, Verdict};
+pub use delivery::{Delivery, DueKey, Status};
+pub use endpoint::{DisabledReason, Endpoint, EndpointState, EventTypes, OldSecret, Secret};
+pub use event::{Event, EventType, OwnerKind, resource_hash};
+pub use id::{EndpointId, EventId, InvalidId, Location, MerchantId};
+pub use key::{Digest, Key, KeyId, Merchant, Role};
+pub use time::Timestamp;

@@ -1,0 +1,82 @@
+//! A point in wall-clock time and its arithmetic, which saturates.
+//!
+//! Never reads a clock: every `Timestamp` is handed in.
+
+use std::fmt;
+
+/// Milliseconds since the Unix epoch, UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The earliest representable moment that still prints as a date.
+    pub const ZERO: Timestamp = Timestamp(0);
+    /// Later than every moment that the product will meet.
+    pub const MAX: Timestamp = Timestamp(i64::MAX);
+
+    /// From milliseconds since the Unix epoch.
+    pub const fn from_ms(ms: i64) -> Timestamp {
+        Timestamp(ms)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_ms(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub const fn as_s(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// This moment and `ms` milliseconds more.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Timestamp {
+        Timestamp(self.0.saturating_add_unsigned(ms))
+    }
+
+    /// Milliseconds from `earlier` to this moment; 0 if `earlier` is not earlier.
+    pub fn since_ms(self, earlier: Timestamp) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
+    }
+
+    /// From RFC 3339 text with any offset. `None` where it is not that.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        text.parse::<jiff::Timestamp>().ok().map(|t| Timestamp(t.as_millisecond()))
+    }
+}
+
+/// RFC 3339, UTC, always three digits of milliseconds.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clamped = self.0.clamp(0, 253_402_207_200_000);
+        let moment = jiff::Timestamp::from_millisecond(clamped).map_err(|_| fmt::Error)?;
+        write!(f, "{moment:.3}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_milliseconds_always() {
+        assert_eq!(Timestamp::from_ms(1_700_000_000_000).to_string(), "2023-11-14T22:13:20.000Z");
+        assert_eq!(Timestamp::from_ms(1_700_000_000_001).to_string(), "2023-11-14T22:13:20.001Z");
+        assert!(Timestamp::MAX.to_string().starts_with("9999-"));
+    }
+
+    #[test]
+    fn reads_what_it_prints_and_other_offsets() {
+        let moment = Timestamp::from_ms(1_700_000_000_123);
+        assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment));
+        assert_eq!(Timestamp::parse("2023-11-14T23:13:20.123+01:00"), Some(moment));
+        assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Timestamp::MAX.plus_ms(1), Timestamp::MAX);
+        assert_eq!(Timestamp::from_ms(5).since_ms(Timestamp::from_ms(9)), 0);
+    }
+}

@@ -1,0 +1,39 @@
+//! The door to the receivers: one parcel out, one attempt back.
+//!
+//! Never decides what a failure means for the schedule, never follows a redirect, never decompresses.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::model::{Attempt, Endpoint, EventId, EventType};
+
+/// One attempt to be made.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// Where to, and with which secrets, as of now.
+    pub endpoint: Arc<Endpoint>,
+    /// The event's id: `webhook-id`.
+    pub event: EventId,
+    /// `X-Webhook-Event`.
+    pub event_type: EventType,
+    /// `X-Webhook-Attempt`, 1 for the first.
+    pub number: u32,
+    /// `X-Webhook-Sequence`.
+    pub sequence: u64,
+    /// Passed on where the producer gave one.
+    pub traceparent: Option<Arc<str>>,
+    /// Exactly the bytes to send.
+    pub payload: Bytes,
+}
+
+/// An attempt under way.
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+
+/// Makes attempts. Dropping the future abandons the attempt and closes its connection.
+pub trait Transport: Send + Sync {
+    /// Makes one attempt under one absolute deadline from now to the response head.
+    fn send(&self, parcel: Parcel) -> Sending<'_>;
+}
