@@ -1,2 +1,5 @@
 //! Posthaste.
+pub mod clock;
+pub mod entropy;
 pub mod model;
+pub mod store;
