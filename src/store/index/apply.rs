@@ -1,0 +1,145 @@
+//! What a journal record means for the index: the same code for live records and for replay.
+//!
+//! Applying a record twice leaves the same index as once, as long as every later record follows.
+
+use super::key::{self, Run};
+use super::overlay::Overlay;
+use super::posting::Entry;
+use super::value::{self, Known, Owed};
+use crate::model::{Delivery, EndpointId, EventId, Location, Status, Timestamp, resource_hash};
+use crate::store::Change;
+use crate::store::journal::codec::{AcceptedV1, ChangeV1, EndpointV1, KeyV1, MerchantV1, SettledV1, Undecodable};
+
+/// An event was accepted at `location`.
+pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &AcceptedV1) -> Result<(), Undecodable> {
+    let id = EventId::from_u128(meta.id);
+    let merchant = meta.merchant()?;
+    overlay.put(key::sequence(&merchant), value::encode(&meta.sequence));
+    if let Some((digest, content)) = meta.idempotency {
+        let known = Known { content, event: meta.id, sequence: meta.sequence };
+        let bucket = key::bucket(id.accepted_at());
+        overlay.put_new(key::idempotency(bucket, &merchant, digest), value::encode(&known));
+    }
+    let run = Run {
+        merchant: merchant.clone(),
+        resource: resource_hash(meta.resource_id.as_deref()),
+        event_type: meta.event_type()?,
+        status: if meta.endpoints.is_empty() { Status::Skipped } else { Status::Pending },
+    };
+    let entry = Entry {
+        location,
+        last_attempt: None,
+        endpoint: meta.endpoints.first().copied().map(EndpointId),
+        when: id.accepted_at(),
+    };
+    post(overlay, &run, id, entry, false);
+    for delivery in owed_by(meta, location)? {
+        overlay.count(delivery.endpoint, &merchant, location, 1);
+        let key = key::owed(delivery.endpoint, delivery.due, id);
+        overlay.put_new(key, value::encode(&Owed::of(&delivery)));
+    }
+    Ok(())
+}
+
+/// The deliveries that the event accepted at `location` is owed as, payloads not set.
+pub(crate) fn owed_by(meta: &AcceptedV1, location: Location) -> Result<Vec<Delivery>, Undecodable> {
+    let id = EventId::from_u128(meta.id);
+    let delivery = |endpoint: &u64| {
+        Ok(Delivery {
+            event: id,
+            endpoint: EndpointId(*endpoint),
+            merchant: meta.merchant()?,
+            event_type: meta.event_type()?,
+            resource: resource_hash(meta.resource_id.as_deref()),
+            sequence: meta.sequence,
+            location,
+            written: location,
+            last_attempt: None,
+            attempts: 0,
+            attempts_before: 0,
+            status: Status::Pending,
+            due: id.accepted_at(),
+            payload: None,
+        })
+    };
+    meta.endpoints.iter().map(delivery).collect()
+}
+
+/// A delivery was settled by the record at `location`; the delivery in its new state.
+pub(crate) fn settled(overlay: &mut Overlay, location: Location, meta: &SettledV1) -> Result<Delivery, Undecodable> {
+    let (old, new) = meta.statuses()?;
+    let delivery = meta.delivery(location)?;
+    if old.is_waiting() {
+        overlay.remove(key::owed(delivery.endpoint, Timestamp::from_ms(meta.old_due), delivery.event));
+        overlay.count(delivery.endpoint, &delivery.merchant, location, -1);
+    }
+    if new.is_waiting() {
+        let key = key::owed(delivery.endpoint, delivery.due, delivery.event);
+        overlay.put(key, value::encode(&Owed::of(&delivery)));
+        overlay.count(delivery.endpoint, &delivery.merchant, location, 1);
+    }
+    let mut run = Run {
+        merchant: delivery.merchant.clone(),
+        resource: delivery.resource,
+        event_type: delivery.event_type,
+        status: old,
+    };
+    if old != new {
+        unpost(overlay, &run, delivery.event);
+        run.status = new;
+    }
+    let entry = Entry {
+        location: delivery.location,
+        last_attempt: delivery.last_attempt,
+        endpoint: Some(delivery.endpoint),
+        when: if new.is_waiting() { delivery.due } else { Timestamp::from_ms(meta.at) },
+    };
+    post(overlay, &run, delivery.event, entry, old == new);
+    Ok(delivery)
+}
+
+/// Configuration changed.
+pub(crate) fn changed(overlay: &mut Overlay, changes: &[Change]) {
+    for change in changes {
+        match change {
+            Change::PutMerchant(merchant) => {
+                overlay.put(key::merchant(&merchant.id), value::encode(&MerchantV1::of(merchant)));
+            }
+            Change::DeleteMerchant(id) => overlay.remove(key::merchant(id)),
+            Change::PutEndpoint(endpoint) => {
+                overlay.put(key::endpoint(endpoint.id), value::encode(&EndpointV1::of(endpoint)));
+            }
+            Change::DeleteEndpoint(id) => overlay.remove(key::endpoint(*id)),
+            Change::PutKey(key) => overlay.put(key::key(key.id.0), value::encode(&KeyV1::of(key))),
+            Change::DeleteKey(id) => overlay.remove(key::key(id.0)),
+            Change::PutOwner(kind, id, merchant) => {
+                overlay.put(key::owner(*kind, id), value::encode(&merchant.as_str().to_owned()));
+            }
+            Change::DeleteOwner(kind, id) => overlay.remove(key::owner(*kind, id)),
+        }
+    }
+}
+
+/// The changes that a record holds.
+pub(crate) fn changes_of(bodies: Vec<ChangeV1>) -> Result<Vec<Change>, Undecodable> {
+    bodies.into_iter().map(ChangeV1::into_change).collect()
+}
+
+fn post(overlay: &mut Overlay, run: &Run, id: EventId, entry: Entry, known: bool) {
+    for run in runs(run) {
+        overlay.post(run, id, entry, known);
+    }
+}
+
+fn unpost(overlay: &mut Overlay, run: &Run, id: EventId) {
+    for run in runs(run) {
+        overlay.unpost(run, id);
+    }
+}
+
+/// The run over all resources, and that of the event's own resource where it has one.
+fn runs(run: &Run) -> impl Iterator<Item = Run> {
+    let whole = Run { resource: 0, ..run.clone() };
+    let own = (run.resource != 0).then(|| run.clone());
+    std::iter::once(whole).chain(own)
+}

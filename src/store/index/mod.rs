@@ -1,0 +1,384 @@
+//! The outbox and history index: sled under an overlay of what the journal has and sled has not yet.
+//!
+//! Never the truth: it can be made anew from the journal at any time. Never blocks the journal thread on
+//! sled, except when the overlay is full.
+
+pub(crate) mod apply;
+pub(crate) mod key;
+mod layered;
+mod overlay;
+mod posting;
+mod tree;
+pub(crate) mod value;
+
+use std::path::Path;
+use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::model::{EventId, Location, MerchantId, Timestamp};
+use crate::store::StoreError;
+
+use key::Run;
+use layered::Layered;
+use overlay::Generation;
+use tree::Tree;
+use value::{Known, Waiting, Watermark};
+
+pub(crate) use overlay::Overlay;
+pub(crate) use posting::Entry;
+pub(crate) use tree::{Pair, set_aside};
+
+/// Old idempotency keys removed in one go.
+const EXPIRED_MAX: usize = 2_000;
+
+/// The index. The journal thread applies, the index thread flushes, everyone reads.
+#[derive(Debug)]
+pub(crate) struct Index {
+    tree: Tree,
+    overlay: RwLock<Overlay>,
+    /// Held for reading during a range read and for writing while generations change, so that a reader
+    /// never meets changes in sled that are newer than the overlay it looked at.
+    gate: RwLock<()>,
+    room: (Mutex<()>, Condvar),
+}
+
+/// A stretch of places and up to which record it is true.
+pub(crate) struct Stretch {
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) more: bool,
+    pub(crate) as_of: Location,
+}
+
+impl Index {
+    /// Opens the index in `dir`; what it holds and its watermark, where it has one.
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<(Index, Option<Watermark>), StoreError> {
+        let tree = Tree::open(dir, cache_bytes)?;
+        let watermark = tree.get(key::WATERMARK)?.map(|bytes| value::decode::<Watermark>(&bytes)).transpose()?;
+        let mut overlay = Overlay::new(watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 }));
+        for pair in tree.range(&[key::WAITING], &[key::WAITING + 1]) {
+            let (key, bytes) = pair?;
+            let waiting: Waiting = value::decode(&bytes)?;
+            let endpoint = key::number(&key).ok_or_else(|| value::damaged("a count has a bad key"))?;
+            let merchant = waiting.merchant().ok_or_else(|| value::damaged("a count has a bad merchant"))?;
+            overlay.load_count(crate::model::EndpointId(endpoint), merchant, &waiting);
+        }
+        let index = Index {
+            tree,
+            overlay: RwLock::new(overlay),
+            gate: RwLock::new(()),
+            room: (Mutex::new(()), Condvar::new()),
+        };
+        Ok((index, watermark))
+    }
+
+    /// For looking at the overlay.
+    pub(crate) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
+        self.overlay.read().expect("no panic while held")
+    }
+
+    /// For applying records; the journal thread alone does.
+    pub(crate) fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
+        self.overlay.write().expect("no panic while held")
+    }
+
+    /// Waits until the growing generation has fewer than `changes_max` changes.
+    pub(crate) fn wait_for_room(&self, changes_max: usize) {
+        let (lock, condvar) = &self.room;
+        let mut held = lock.lock().expect("no panic while held");
+        while self.overlay().changes() >= changes_max {
+            held = condvar.wait(held).expect("no panic while held");
+        }
+    }
+
+    /// Writes what has gathered to sled and makes it durable. True where there was something.
+    pub(crate) fn flush(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let generation = {
+            let _gate = self.gate.write().expect("no panic while held");
+            let rotated = self.overlay_mut().rotate();
+            match rotated {
+                Some(generation) => generation,
+                None => return Ok(false),
+            }
+        };
+        self.notify_room();
+        self.tree.apply(generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone())))?;
+        self.tree.apply(generation.count_changes())?;
+        for (run, events) in &generation.runs {
+            self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect())?;
+        }
+        self.forget_old_keys(now)?;
+        // Everything the watermark covers is durable before the watermark is written.
+        self.tree.sync()?;
+        self.tree.apply([(key::WATERMARK.to_vec(), Some(value::encode(&generation.watermark)))])?;
+        self.overlay_mut().flushing = None;
+        Ok(true)
+    }
+
+    /// Makes the watermark itself durable; for a clean stop.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        self.tree.sync()
+    }
+
+    fn notify_room(&self) {
+        let _held = self.room.0.lock().expect("no panic while held");
+        self.room.1.notify_all();
+    }
+
+    fn flush_run(&self, run: &Run, changes: Vec<(EventId, Option<Entry>)>) -> Result<(), StoreError> {
+        let prefix = run.prefix();
+        let end = prefix_end(&prefix);
+        let mut rest = changes.as_slice();
+        while let Some((id, _)) = rest.first() {
+            let block = self.block_of(&prefix, *id)?;
+            let from = block.as_ref().map_or_else(|| key::block(&prefix, *id), |(key, _)| key.clone());
+            let next = self.tree.range(&after(&from), &end).next().transpose()?;
+            let next_first = next.and_then(|(key, _)| key::block_first(&prefix, &key)).unwrap_or(EventId::MAX);
+            let here = rest.partition_point(|(id, _)| *id < next_first).max(1);
+            let (mine, others) = rest.split_at(here);
+            rest = others;
+            self.flush_block(&prefix, block, mine)?;
+        }
+        Ok(())
+    }
+
+    /// The block that holds `id` or would: the last one that begins at or before it.
+    fn block_of(&self, prefix: &[u8], id: EventId) -> Result<Option<Pair>, StoreError> {
+        self.tree.range(prefix, &after(&key::block(prefix, id))).next_back().transpose()
+    }
+
+    fn flush_block(
+        &self,
+        prefix: &[u8],
+        block: Option<Pair>,
+        changes: &[(EventId, Option<Entry>)],
+    ) -> Result<(), StoreError> {
+        let (old_key, old) = match block {
+            Some((key, bytes)) => {
+                (Some(key), posting::decode(&bytes).ok_or_else(|| value::damaged("a block of history is torn"))?)
+            }
+            None => (None, Vec::new()),
+        };
+        let merged = posting::merge(old, changes);
+        let mut writes = Vec::new();
+        if let (Some(key), true) = (&old_key, merged.is_empty()) {
+            writes.push((key.clone(), None));
+        }
+        for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
+            // The first block keeps its key: it is the lower bound of what it may hold.
+            let kept = old_key.as_ref().filter(|_| nth == 0).cloned();
+            writes.push((kept.unwrap_or_else(|| key::block(prefix, chunk[0].0)), Some(posting::encode(chunk))));
+        }
+        self.tree.apply(writes)
+    }
+
+    fn forget_old_keys(&self, now: Timestamp) -> Result<(), StoreError> {
+        let oldest_kept = key::bucket(now).saturating_sub(key::BUCKETS_KEPT - 1);
+        let expired = self.tree.range(&[key::IDEMPOTENCY], &key::idempotency_bucket(oldest_kept)).take(EXPIRED_MAX);
+        let removals = expired.map(|pair| Ok((pair?.0, None))).collect::<Result<Vec<_>, StoreError>>()?;
+        self.tree.apply(removals)
+    }
+
+    /// The latest value of a place.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        // Bound apart from the match, so that the lock is not held while sled reads.
+        let told = self.overlay().get(key);
+        match told {
+            Some(value) => Ok(value),
+            None => self.tree.get(key),
+        }
+    }
+
+    /// At most `limit` places from `from` (inclusive) to `to` (exclusive), in order.
+    pub(crate) fn stretch(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Stretch, StoreError> {
+        let _gate = self.gate.read().expect("no panic while held");
+        let bounds = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(to));
+        let (active, flushing, as_of) = {
+            let overlay = self.overlay();
+            let mut left = limit + 1;
+            let mut active = Vec::new();
+            for (key, slot) in overlay.active.plain.range::<[u8], _>(bounds) {
+                active.push((key.clone(), slot.value.clone()));
+                left -= usize::from(slot.value.is_some());
+                if left == 0 {
+                    break;
+                }
+            }
+            let as_of = Location(overlay.active.watermark.next.saturating_sub(1));
+            (active, overlay.flushing.clone(), as_of)
+        };
+        let mut fault = None;
+        let sled = self.tree.range(from, to).map_while(|pair| match pair {
+            Ok((key, value)) => Some((key, Some(value))),
+            Err(error) => {
+                fault = Some(error);
+                None
+            }
+        });
+        let middle = flushing.as_deref().map(|g| g.plain.range::<[u8], _>(bounds));
+        let middle = middle.into_iter().flatten().map(|(key, slot)| (key.clone(), slot.value.clone()));
+        let merged = Layered::new(active.into_iter(), Layered::new(middle, sled, false), false);
+        let mut pairs: Vec<Pair> =
+            merged.filter_map(|(key, value)| value.map(|value| (key, value))).take(limit.saturating_add(1)).collect();
+        if let Some(error) = fault {
+            return Err(error);
+        }
+        let more = pairs.len() > limit;
+        pairs.truncate(limit);
+        Ok(Stretch { pairs, more, as_of })
+    }
+
+    /// For each run, its first `limit` events between `first` and `last` (both inclusive) in the order
+    /// asked for. All runs are seen at one moment.
+    pub(crate) fn events(
+        &self,
+        runs: &[Run],
+        first: EventId,
+        last: EventId,
+        descending: bool,
+        limit: usize,
+    ) -> Result<Vec<(usize, EventId, Entry)>, StoreError> {
+        let _gate = self.gate.read().expect("no panic while held");
+        let (active, flushing) = {
+            let overlay = self.overlay();
+            let active: Vec<_> =
+                runs.iter().map(|run| recent(&overlay.active, run, first, last, descending, limit)).collect();
+            (active, overlay.flushing.clone())
+        };
+        let mut found = Vec::new();
+        for (nth, (run, active)) in runs.iter().zip(active).enumerate() {
+            let middle = match &flushing {
+                Some(generation) => recent(generation, run, first, last, descending, usize::MAX),
+                None => Vec::new(),
+            };
+            let mut fault = None;
+            let sled = self.indexed(run, first, last, descending, &mut fault)?;
+            let merged =
+                Layered::new(active.into_iter(), Layered::new(middle.into_iter(), sled, descending), descending);
+            let entries = merged.filter_map(|(id, entry)| entry.map(|entry| (nth, id, entry)));
+            found.extend(entries.take(limit));
+            if let Some(error) = fault {
+                return Err(error);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What sled holds of a run, event by event.
+    fn indexed<'a>(
+        &self,
+        run: &Run,
+        first: EventId,
+        last: EventId,
+        descending: bool,
+        fault: &'a mut Option<StoreError>,
+    ) -> Result<impl Iterator<Item = (EventId, Option<Entry>)> + use<'a>, StoreError> {
+        let prefix = run.prefix();
+        let from = self.block_of(&prefix, first)?.map_or(prefix.clone(), |(key, _)| key);
+        let mut blocks = self.tree.range(&from, &after(&key::block(&prefix, last)));
+        let blocks = std::iter::from_fn(move || if descending { blocks.next_back() } else { blocks.next() });
+        let entries = blocks
+            .map_while(move |block| {
+                let decoded = block.and_then(|(_, bytes)| {
+                    posting::decode(&bytes).ok_or_else(|| value::damaged("a block of history is torn"))
+                });
+                match decoded {
+                    Ok(mut entries) => {
+                        if descending {
+                            entries.reverse();
+                        }
+                        Some(entries)
+                    }
+                    Err(error) => {
+                        *fault = Some(error);
+                        None
+                    }
+                }
+            })
+            .flatten()
+            .filter(move |(id, _)| (first..=last).contains(id))
+            .map(|(id, entry)| (id, Some(entry)));
+        Ok(entries)
+    }
+
+    /// What is known of a producer's key at `now`, and the generation as of which it was looked up.
+    pub(crate) fn known(
+        &self,
+        merchant: &MerchantId,
+        digest: u128,
+        now: Timestamp,
+    ) -> Result<(Option<Known>, u64), StoreError> {
+        let generation = self.overlay().active.number;
+        for key in known_keys(merchant, digest, now) {
+            if let Some(bytes) = self.get(&key)? {
+                return Ok((Some(value::decode(&bytes)?), generation));
+            }
+        }
+        Ok((None, generation))
+    }
+
+    /// What has become known of a producer's key since the look-up as of `generation` found nothing.
+    pub(crate) fn known_since(
+        &self,
+        merchant: &MerchantId,
+        digest: u128,
+        now: Timestamp,
+        generation: u64,
+    ) -> Result<Option<Known>, StoreError> {
+        {
+            let overlay = self.overlay();
+            // The overlay holds the last two generations; an older look-up may have missed one.
+            if overlay.active.number <= generation + 1 {
+                let mut told = known_keys(merchant, digest, now).filter_map(|key| overlay.get(&key).flatten());
+                return told.next().map(|bytes| value::decode(&bytes)).transpose();
+            }
+        }
+        Ok(self.known(merchant, digest, now)?.0)
+    }
+}
+
+/// The places where a producer's key may be known at `now`, newest first. A clock that went back may
+/// have left one in the bucket ahead.
+fn known_keys(merchant: &MerchantId, digest: u128, now: Timestamp) -> impl Iterator<Item = Vec<u8>> + use<'_> {
+    let newest = key::bucket(now);
+    let oldest = newest.saturating_sub(key::BUCKETS_KEPT - 1);
+    (oldest..=newest.saturating_add(1)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
+}
+
+/// A generation's changes of a run between two ids, in the order asked for, up to `limit` events that
+/// are there.
+fn recent(
+    generation: &Generation,
+    run: &Run,
+    first: EventId,
+    last: EventId,
+    descending: bool,
+    limit: usize,
+) -> Vec<(EventId, Option<Entry>)> {
+    let Some(events) = generation.runs.get(run).filter(|_| first <= last) else { return Vec::new() };
+    let mut range = events.range(first..=last);
+    let mut left = limit;
+    let mut found = Vec::new();
+    while let Some((id, slot)) = if descending { range.next_back() } else { range.next() } {
+        found.push((*id, slot.value));
+        left -= usize::from(slot.value.is_some());
+        if left == 0 {
+            break;
+        }
+    }
+    found
+}
+
+/// The smallest key greater than `key`.
+fn after(key: &[u8]) -> Vec<u8> {
+    let mut next = key.to_vec();
+    next.push(0);
+    next
+}
+
+/// Greater than every key that begins with `prefix`; run prefixes never end in 0xff.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    let last = end.last_mut().expect("a prefix is not empty");
+    assert!(*last < u8::MAX, "status codes are small");
+    *last += 1;
+    end
+}

@@ -1,0 +1,114 @@
+//! Blocks of history: the events of one run, by id, many to a value.
+//!
+//! Never interprets what an entry points to.
+//!
+//! ```text
+//! offset  size
+//!      0     1  version 1
+//!      1  48 n  entries, ascending by id, all numbers big-endian:
+//!               id 16 · location 8 · last attempt 8 (0 none) · endpoint 8 (0 none) · when 8
+//! ```
+//!
+//! `when` is the due time while an attempt is owed, and the time of the final state afterwards. A block
+//! holds the ids from its key's `first` up to the next block's.
+
+use crate::model::{EndpointId, EventId, Location, Timestamp};
+
+const VERSION: u8 = 1;
+const ENTRY_LEN: usize = 48;
+
+/// A block that grows past this is split: 1.5 KiB, far under what sled keeps inline.
+pub(crate) const BLOCK_ENTRIES_MAX: usize = 32;
+
+/// One event in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) location: Location,
+    pub(crate) last_attempt: Option<Location>,
+    pub(crate) endpoint: Option<EndpointId>,
+    pub(crate) when: Timestamp,
+}
+
+/// A block's entries, or `None` where the bytes are not one.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<(EventId, Entry)>> {
+    let (&VERSION, body) = bytes.split_first()? else { return None };
+    if body.len() % ENTRY_LEN != 0 {
+        return None;
+    }
+    body.chunks_exact(ENTRY_LEN).map(decode_entry).collect()
+}
+
+fn decode_entry(bytes: &[u8]) -> Option<(EventId, Entry)> {
+    let number = |from: usize| Some(u64::from_be_bytes(bytes.get(from..from + 8)?.try_into().ok()?));
+    let id = EventId::from_u128(u128::from_be_bytes(bytes.get(..16)?.try_into().ok()?));
+    let (attempt, endpoint) = (number(24)?, number(32)?);
+    Some((
+        id,
+        Entry {
+            location: Location(number(16)?),
+            last_attempt: (attempt != 0).then_some(Location(attempt)),
+            endpoint: (endpoint != 0).then_some(EndpointId(endpoint)),
+            when: Timestamp::from_ms(number(40)? as i64),
+        },
+    ))
+}
+
+/// A block's bytes.
+pub(crate) fn encode(entries: &[(EventId, Entry)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 + entries.len() * ENTRY_LEN);
+    bytes.push(VERSION);
+    for (id, entry) in entries {
+        bytes.extend_from_slice(&id.as_u128().to_be_bytes());
+        bytes.extend_from_slice(&entry.location.0.to_be_bytes());
+        bytes.extend_from_slice(&entry.last_attempt.map_or(0, |l| l.0).to_be_bytes());
+        bytes.extend_from_slice(&entry.endpoint.map_or(0, |e| e.0).to_be_bytes());
+        bytes.extend_from_slice(&entry.when.as_ms().to_be_bytes());
+    }
+    bytes
+}
+
+/// Applies changes (`None` removes) to a block's entries, both ascending by id.
+pub(crate) fn merge(entries: Vec<(EventId, Entry)>, changes: &[(EventId, Option<Entry>)]) -> Vec<(EventId, Entry)> {
+    let mut merged = Vec::with_capacity(entries.len() + changes.len());
+    let mut old = entries.into_iter().peekable();
+    for (id, change) in changes {
+        while let Some(kept) = old.next_if(|(other, _)| other < id) {
+            merged.push(kept);
+        }
+        old.next_if(|(other, _)| other == id);
+        merged.extend(change.map(|entry| (*id, entry)));
+    }
+    merged.extend(old);
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(n: u64) -> Entry {
+        Entry { location: Location(n), last_attempt: None, endpoint: Some(EndpointId(n)), when: Timestamp::from_ms(-1) }
+    }
+
+    fn id(n: u128) -> EventId {
+        EventId::from_u128(n)
+    }
+
+    #[test]
+    fn blocks_round_trip() {
+        let mut entries = vec![(id(1), entry(9)), (id(u128::MAX), entry(7))];
+        entries[1].1.last_attempt = Some(Location(3));
+        assert_eq!(decode(&encode(&entries)), Some(entries));
+        assert_eq!(decode(&[]), None);
+        assert_eq!(decode(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn merging_replaces_removes_and_keeps_order() {
+        let old = vec![(id(2), entry(2)), (id(4), entry(4)), (id(6), entry(6))];
+        let changes =
+            [(id(1), Some(entry(1))), (id(4), None), (id(5), None), (id(6), Some(entry(60))), (id(7), Some(entry(7)))];
+        let merged: Vec<_> = merge(old, &changes).into_iter().map(|(i, e)| (i.as_u128(), e.location.0)).collect();
+        assert_eq!(merged, [(1, 1), (2, 2), (6, 60), (7, 7)]);
+    }
+}

@@ -1,0 +1,244 @@
+//! Segment files: their names and heads, random reads of single records, and scans in order.
+//!
+//! Never writes a record, never decides whether a bad record is a torn tail or damage.
+//!
+//! ```text
+//! offset  size
+//!      0     7  "PHJRNL" and a zero byte
+//!      7     1  format major: a reader refuses a greater one
+//!      8     4  number of the segment           u32 little-endian
+//!     12     8  0
+//!     20     4  CRC32C of bytes 0..20           u32
+//!     24     …  records
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+
+use super::record::{self, HEADER_LEN, Header};
+use crate::model::Location;
+use crate::store::StoreError;
+
+/// Bytes before the first record.
+pub(crate) const HEAD_LEN: u32 = 24;
+
+const MAGIC: &[u8; 7] = b"PHJRNL\0";
+const FORMAT_MAJOR: u8 = 1;
+const READ_LEN: usize = 1024;
+const SCAN_LEN: usize = 1 << 20;
+
+impl Location {
+    pub(crate) fn at(segment: u32, offset: u32) -> Location {
+        Location(u64::from(segment) << 32 | u64::from(offset))
+    }
+
+    pub(crate) fn segment(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(crate) fn offset(self) -> u32 {
+        (self.0 & 0xffff_ffff) as u32
+    }
+}
+
+/// The file of segment `number` in the journal directory.
+pub(crate) fn path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{number:010}.seg"))
+}
+
+/// The head of segment `number`.
+pub(crate) fn head(number: u32) -> [u8; HEAD_LEN as usize] {
+    let mut head = [0; HEAD_LEN as usize];
+    head[..7].copy_from_slice(MAGIC);
+    head[7] = FORMAT_MAJOR;
+    head[8..12].copy_from_slice(&number.to_le_bytes());
+    let crc = crc32c::crc32c(&head[..20]);
+    head[20..24].copy_from_slice(&crc.to_le_bytes());
+    head
+}
+
+/// What is wrong with a segment's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHead {
+    Newer(u8),
+    Unreadable,
+}
+
+/// Checks the head of segment `number`.
+pub(crate) fn check_head(file: &File, number: u32) -> Result<(), BadHead> {
+    let mut bytes = [0; HEAD_LEN as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(|_| BadHead::Unreadable)?;
+    if bytes[..7] == *MAGIC && bytes[7] > FORMAT_MAJOR {
+        return Err(BadHead::Newer(bytes[7]));
+    }
+    if bytes == head(number) { Ok(()) } else { Err(BadHead::Unreadable) }
+}
+
+/// One record with its body, checksums checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) header: Header,
+    pub(crate) meta: Vec<u8>,
+    pub(crate) payload: Bytes,
+}
+
+/// The open segments, for reading at a location from any thread.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    dir: PathBuf,
+    files: RwLock<BTreeMap<u32, Arc<File>>>,
+}
+
+impl Segments {
+    pub(crate) fn new(dir: PathBuf) -> Segments {
+        Segments { dir, files: RwLock::default() }
+    }
+
+    pub(crate) fn insert(&self, number: u32, file: Arc<File>) {
+        self.files.write().expect("no panic while held").insert(number, file);
+    }
+
+    /// The record's meta; its payload is not read.
+    pub(crate) fn read_meta(&self, location: Location) -> Result<(Header, Vec<u8>), StoreError> {
+        let (header, bytes, file) = self.read_start(location)?;
+        let meta = self.slice(&file, &bytes, location, HEADER_LEN, header.meta_len)?;
+        if !header.covers_meta(&meta) {
+            return Err(self.damaged(location, "its checksum does not match"));
+        }
+        Ok((header, meta))
+    }
+
+    /// The whole record.
+    pub(crate) fn read(&self, location: Location) -> Result<Record, StoreError> {
+        let (header, bytes, file) = self.read_start(location)?;
+        let body = self.slice(&file, &bytes, location, HEADER_LEN, header.meta_len + header.payload_len)?;
+        let mut body = Bytes::from(body);
+        let payload = body.split_off(header.meta_len);
+        if !header.covers_meta(&body) || !header.covers_payload(&payload) {
+            return Err(self.damaged(location, "its checksum does not match"));
+        }
+        Ok(Record { header, meta: body.to_vec(), payload })
+    }
+
+    fn read_start(&self, location: Location) -> Result<(Header, Vec<u8>, Arc<File>), StoreError> {
+        let file = self.files.read().expect("no panic while held").get(&location.segment()).cloned();
+        let file = file.ok_or_else(|| self.damaged(location, "the segment is not there"))?;
+        let mut bytes = vec![0; READ_LEN];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read_at(&mut bytes[filled..], u64::from(location.offset()) + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.unreadable(location, source)),
+            }
+        }
+        bytes.truncate(filled);
+        let header = record::decode(&bytes).ok_or_else(|| self.damaged(location, "no record begins there"))?;
+        Ok((header, bytes, file))
+    }
+
+    fn slice(
+        &self,
+        file: &File,
+        start: &[u8],
+        location: Location,
+        from: usize,
+        len: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        if let Some(bytes) = start.get(from..from + len) {
+            return Ok(bytes.to_vec());
+        }
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, u64::from(location.offset()) + from as u64)
+            .map_err(|source| self.unreadable(location, source))?;
+        Ok(bytes)
+    }
+
+    fn damaged(&self, location: Location, what: &str) -> StoreError {
+        let file = path(&self.dir, location.segment());
+        StoreError::Corrupt(format!("record at byte {} of {}: {what}", location.offset(), file.display()))
+    }
+
+    fn unreadable(&self, location: Location, source: io::Error) -> StoreError {
+        let file = path(&self.dir, location.segment());
+        StoreError::Io { context: format!("reading byte {} of {}", location.offset(), file.display()), source }
+    }
+}
+
+/// What a scan finds at its place.
+pub(crate) enum Scanned {
+    /// A record, checksums checked.
+    Record(Location, Record),
+    /// The end of the file, exactly after a record.
+    End,
+    /// Something that is not a whole, intact record.
+    Bad,
+}
+
+/// Reads a segment's records in order.
+pub(crate) struct Scanner {
+    file: Arc<File>,
+    number: u32,
+    offset: u64,
+    buffer: Vec<u8>,
+    consumed: usize,
+}
+
+impl Scanner {
+    pub(crate) fn new(file: Arc<File>, number: u32, offset: u32) -> Scanner {
+        Scanner { file, number, offset: u64::from(offset), buffer: Vec::new(), consumed: 0 }
+    }
+
+    /// Where the next record is expected.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(crate) fn next(&mut self) -> io::Result<Scanned> {
+        if self.available(HEADER_LEN)? < HEADER_LEN {
+            return Ok(if self.buffer.len() == self.consumed { Scanned::End } else { Scanned::Bad });
+        }
+        let Some(header) = record::decode(&self.buffer[self.consumed..]) else { return Ok(Scanned::Bad) };
+        let len = header.record_len();
+        if self.available(len)? < len {
+            return Ok(Scanned::Bad);
+        }
+        let body = &self.buffer[self.consumed + HEADER_LEN..self.consumed + len];
+        let (meta, payload) = body.split_at(header.meta_len);
+        if !header.covers_meta(meta) || !header.covers_payload(payload) {
+            return Ok(Scanned::Bad);
+        }
+        let record = Record { header, meta: meta.to_vec(), payload: Bytes::copy_from_slice(payload) };
+        let offset = u32::try_from(self.offset).map_err(|_| io::Error::other("a segment is longer than 4 GiB"))?;
+        self.offset += len as u64;
+        self.consumed += len;
+        Ok(Scanned::Record(Location::at(self.number, offset), record))
+    }
+
+    /// Makes `wanted` bytes available where the file has them; how many there are.
+    fn available(&mut self, wanted: usize) -> io::Result<usize> {
+        if self.buffer.len() - self.consumed < wanted {
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+            let mut filled = self.buffer.len();
+            self.buffer.resize(wanted.max(SCAN_LEN), 0);
+            while filled < self.buffer.len() {
+                match self.file.read_at(&mut self.buffer[filled..], self.offset + filled as u64) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.buffer.truncate(filled);
+        }
+        Ok(self.buffer.len() - self.consumed)
+    }
+}

@@ -1,0 +1,239 @@
+//! Reading: what is configured, what is owed, what happened.
+//!
+//! Never writes; every answer is the overlay over sled, with bodies from the journal.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::embedded::index_fault;
+use super::index::key::{self, Run};
+use super::index::value::{self, Owed};
+use super::index::{Entry, Index, Pair};
+use super::journal::codec::{self, AcceptedV1, EndpointV1, KeyV1, MerchantV1, SettledV1};
+use super::journal::{Header, Kind, Segments};
+use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
+use crate::model::{
+    Attempt, Delivery, DueKey, EndpointId, Event, EventId, EventType, Location, MerchantId, OwnerKind, Status,
+    resource_hash,
+};
+
+/// How often a look that met a change in between is taken again.
+const LOOKS_MAX: usize = 8;
+
+/// All that is configured.
+pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
+    let merchants = all(index, key::MERCHANTS)?
+        .into_iter()
+        .map(|(_, bytes)| value::decode::<MerchantV1>(&bytes)?.into_merchant().map_err(index_fault));
+    let endpoints = all(index, key::ENDPOINTS)?
+        .into_iter()
+        .map(|(_, bytes)| value::decode::<EndpointV1>(&bytes)?.into_endpoint().map_err(index_fault));
+    let keys = all(index, key::KEYS)?
+        .into_iter()
+        .map(|(_, bytes)| value::decode::<KeyV1>(&bytes)?.into_key().map_err(index_fault));
+    Ok(Catalog {
+        merchants: merchants.collect::<Result<_, _>>()?,
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        keys: keys.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The last sequence of every merchant that ever had an event.
+pub(super) fn sequences(index: &Index) -> Result<HashMap<MerchantId, u64>, StoreError> {
+    let pairs = all(index, key::SEQUENCES)?.into_iter().map(|(key, bytes)| {
+        let merchant = key::name(&key).ok_or_else(|| value::damaged("a sequence has a bad merchant"))?;
+        Ok((merchant, value::decode(&bytes)?))
+    });
+    pairs.collect()
+}
+
+/// Who owns an account or card.
+pub(super) fn owner(index: &Index, kind: OwnerKind, id: &str) -> Result<Option<MerchantId>, StoreError> {
+    let Some(bytes) = index.get(&key::owner(kind, id))? else { return Ok(None) };
+    let name: String = value::decode(&bytes)?;
+    name.parse().map(Some).map_err(|_| value::damaged("an owner has a bad merchant"))
+}
+
+/// What is owed to an endpoint.
+pub(super) fn due(index: &Index, endpoint: EndpointId, from: DueKey, limit: usize) -> Result<DuePage, StoreError> {
+    let stretch = index.stretch(&key::owed(endpoint, from.0, from.1), &key::owed_end(endpoint), limit)?;
+    let deliveries = stretch.pairs.iter().map(|(key, bytes)| {
+        let (due, event) = key::owed_parts(key).ok_or_else(|| value::damaged("an outbox key is torn"))?;
+        let delivery = value::decode::<Owed>(bytes)?.into_delivery(endpoint, due, event);
+        delivery.ok_or_else(|| value::damaged("an outbox entry is torn"))
+    });
+    Ok(DuePage { deliveries: deliveries.collect::<Result<_, StoreError>>()?, more: stretch.more, as_of: stretch.as_of })
+}
+
+/// A page of history: a merge of at most types × statuses ordered runs.
+pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+    let runs = runs(&query.merchant, query.resource_id.as_deref(), &query.event_types, &query.statuses);
+    if query.first > query.last || query.limit == 0 {
+        return Ok(HistoryPage::default());
+    }
+    let mut found = index.events(&runs, query.first, query.last, query.descending, query.limit + 1)?;
+    found.sort_unstable_by_key(|(_, id, _)| *id);
+    if query.descending {
+        found.reverse();
+    }
+    let more = found.len() > query.limit;
+    found.truncate(query.limit);
+    let items = found.into_iter().map(|(run, id, entry)| item(segments, &runs[run], id, &entry).map(|(item, _)| item));
+    let mut items = items.collect::<Result<Vec<_>, _>>()?;
+    // Two resources may share a hash; only the one asked for is shown.
+    items.retain(|item| query.resource_id.is_none() || item.resource_id.as_deref() == query.resource_id.as_deref());
+    Ok(HistoryPage { items, more })
+}
+
+/// Everything about one event.
+pub(super) fn dossier(
+    index: &Index,
+    segments: &Segments,
+    merchant: &MerchantId,
+    id: EventId,
+) -> Result<Option<Dossier>, StoreError> {
+    let runs = runs(merchant, None, &[], &[]);
+    for _ in 0..LOOKS_MAX {
+        let found = index.events(&runs, id, id, true, 1)?;
+        let Some((run, _, entry)) = found.into_iter().next() else { return Ok(None) };
+        let (item, last) = item(segments, &runs[run], id, &entry)?;
+        let event = event(segments, entry.location)?;
+        let delivery = match entry.endpoint {
+            None => None,
+            Some(endpoint) if item.status.is_waiting() => match index.get(&key::owed(endpoint, entry.when, id))? {
+                Some(bytes) => value::decode::<Owed>(&bytes)?.into_delivery(endpoint, entry.when, id),
+                // Settled between the two looks.
+                None => continue,
+            },
+            Some(endpoint) => Some(settled(&event, &item, endpoint, &entry)),
+        };
+        let attempts = attempts(segments, entry.last_attempt, last)?;
+        return Ok(Some(Dossier { event, item, attempts, delivery }));
+    }
+    Err(StoreError::Index(format!("{id} changes faster than it can be read")))
+}
+
+/// The event that stands at a location.
+pub(super) fn event(segments: &Segments, location: Location) -> Result<Event, StoreError> {
+    let record = segments.read(location)?;
+    expect(&record.header, Kind::Accepted, location)?;
+    let meta: AcceptedV1 = codec::decode(&record.meta).map_err(index_fault)?;
+    // A copy of its own, so that a payload kept in memory does not keep its record's meta with it.
+    meta.into_event(Bytes::copy_from_slice(&record.payload)).map_err(index_fault)
+}
+
+/// The state of a delivery to which nothing is owed any more.
+fn settled(event: &Event, item: &HistoryItem, endpoint: EndpointId, entry: &Entry) -> Delivery {
+    Delivery {
+        event: event.id,
+        endpoint,
+        merchant: event.merchant.clone(),
+        event_type: event.event_type,
+        resource: resource_hash(event.resource_id.as_deref()),
+        sequence: event.sequence,
+        location: entry.location,
+        written: entry.last_attempt.unwrap_or(entry.location),
+        last_attempt: entry.last_attempt,
+        attempts: item.attempts,
+        attempts_before: item.attempts,
+        status: item.status,
+        due: entry.when,
+        payload: None,
+    }
+}
+
+/// Every attempt from the newest back to the first, turned round.
+fn attempts(
+    segments: &Segments,
+    newest: Option<Location>,
+    last: Option<SettledV1>,
+) -> Result<Vec<Attempt>, StoreError> {
+    let mut attempts = Vec::with_capacity(last.map_or(0, |meta| meta.attempts as usize).min(1024));
+    let mut next = newest;
+    while let Some(location) = next {
+        let record = segments.read(location)?;
+        expect(&record.header, Kind::Settled, location)?;
+        let meta: SettledV1 = codec::decode(&record.meta).map_err(index_fault)?;
+        next = meta.last_attempt.map(Location);
+        if let Some(attempt) = meta.attempt {
+            attempts.push(attempt.into_attempt(&record.payload).map_err(index_fault)?);
+        }
+    }
+    attempts.reverse();
+    Ok(attempts)
+}
+
+/// One line of history, and the record of the newest attempt.
+fn item(
+    segments: &Segments,
+    run: &Run,
+    id: EventId,
+    entry: &Entry,
+) -> Result<(HistoryItem, Option<SettledV1>), StoreError> {
+    let (header, bytes) = segments.read_meta(entry.location)?;
+    expect(&header, Kind::Accepted, entry.location)?;
+    let meta: AcceptedV1 = codec::decode(&bytes).map_err(index_fault)?;
+    let last = match entry.last_attempt {
+        Some(location) => {
+            let (header, bytes) = segments.read_meta(location)?;
+            expect(&header, Kind::Settled, location)?;
+            Some(codec::decode::<SettledV1>(&bytes).map_err(index_fault)?)
+        }
+        None => None,
+    };
+    let summary = match last.as_ref().and_then(|meta| meta.attempt.as_ref()) {
+        Some(attempt) => {
+            let (status_code, error, duration_ms) = attempt.summary().map_err(index_fault)?;
+            Some(AttemptSummary { at: attempt.started_at(), status_code, error, duration_ms })
+        }
+        None => None,
+    };
+    let item = HistoryItem {
+        id,
+        sequence: meta.sequence,
+        event_type: run.event_type,
+        resource_id: meta.resource_id.as_deref().map(Into::into),
+        status: run.status,
+        attempts: last.as_ref().map_or(0, |meta| meta.attempts),
+        delivered_at: (run.status == Status::Delivered).then_some(entry.when),
+        next_attempt_at: run.status.is_waiting().then_some(entry.when),
+        last_attempt: summary,
+    };
+    Ok((item, last))
+}
+
+fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], statuses: &[Status]) -> Vec<Run> {
+    let types = if types.is_empty() { &EventType::ALL[..] } else { types };
+    let statuses = if statuses.is_empty() { &Status::ALL[..] } else { statuses };
+    let mut runs: Vec<Run> = types
+        .iter()
+        .flat_map(|event_type| {
+            statuses.iter().map(|status| Run {
+                merchant: merchant.clone(),
+                resource: resource_hash(resource_id),
+                event_type: *event_type,
+                status: *status,
+            })
+        })
+        .collect();
+    runs.sort_unstable();
+    runs.dedup();
+    runs
+}
+
+/// Every place of one kind.
+fn all(index: &Index, kind: u8) -> Result<Vec<Pair>, StoreError> {
+    Ok(index.stretch(&[kind], &[kind + 1], usize::MAX - 1)?.pairs)
+}
+
+fn expect(header: &Header, kind: Kind, location: Location) -> Result<(), StoreError> {
+    if header.kind == kind && header.version == codec::VERSION {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt(format!(
+        "the record at byte {} of segment {} is not of the kind that points to it",
+        location.offset(),
+        location.segment()
+    )))
+}
