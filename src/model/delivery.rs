@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -107,6 +108,8 @@ pub struct Delivery {
     pub due: Timestamp,
     /// The payload, where it is still in memory; otherwise it is read at `location`.
     pub payload: Option<Bytes>,
+    /// The producer's trace context; only where `payload` is in memory.
+    pub traceparent: Option<Arc<str>>,
 }
 
 impl Delivery {

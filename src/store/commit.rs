@@ -285,7 +285,11 @@ impl Committer {
                 Staged::Accepted { location, meta, payload, answer } => {
                     apply::accepted(&mut overlay, location, &meta).map_err(index_fault)?;
                     let owed = apply::owed_by(&meta, location).map_err(index_fault)?;
-                    let with_payload = |delivery| Delivery { payload: Some(payload.clone()), ..delivery };
+                    let with_payload = |delivery| Delivery {
+                        payload: Some(payload.clone()),
+                        traceparent: meta.traceparent.as_deref().map(Into::into),
+                        ..delivery
+                    };
                     notices.extend(owed.into_iter().map(with_payload).map(Notice::Accepted));
                     let id = EventId::from_u128(meta.id);
                     due.push(Due::Acceptance(answer, Acceptance::Fresh { id, sequence: meta.sequence }));

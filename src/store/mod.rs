@@ -239,6 +239,8 @@ pub struct HistoryPage {
 pub struct Dossier {
     /// The event as it was accepted, payload included.
     pub event: Event,
+    /// Where it stands in the journal.
+    pub location: Location,
     /// Its line in the history.
     pub item: HistoryItem,
     /// Every finished attempt that is still kept, first one first.

@@ -109,7 +109,7 @@ pub(super) fn dossier(
             Some(endpoint) => Some(settled(&event, &item, endpoint, &entry)),
         };
         let attempts = attempts(segments, entry.last_attempt, last)?;
-        return Ok(Some(Dossier { event, item, attempts, delivery }));
+        return Ok(Some(Dossier { event, location: entry.location, item, attempts, delivery }));
     }
     Err(StoreError::Index(format!("{id} changes faster than it can be read")))
 }
@@ -140,6 +140,7 @@ fn settled(event: &Event, item: &HistoryItem, endpoint: EndpointId, entry: &Entr
         status: item.status,
         due: entry.when,
         payload: None,
+        traceparent: None,
     }
 }
 

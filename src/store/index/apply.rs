@@ -60,6 +60,7 @@ pub(crate) fn owed_by(meta: &AcceptedV1, location: Location) -> Result<Vec<Deliv
             status: Status::Pending,
             due: id.accepted_at(),
             payload: None,
+            traceparent: None,
         })
     };
     meta.endpoints.iter().map(delivery).collect()

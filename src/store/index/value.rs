@@ -58,6 +58,7 @@ impl Owed {
             status: Status::from_code(self.status)?,
             due,
             payload: None,
+            traceparent: None,
         })
     }
 }

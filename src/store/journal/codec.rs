@@ -152,6 +152,7 @@ impl SettledV1 {
             status,
             due: Timestamp::from_ms(self.due),
             payload: None,
+            traceparent: None,
         })
     }
 }

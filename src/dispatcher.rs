@@ -1,0 +1,444 @@
+//! The async shell round one shard: hears the store and the registry, asks the shard, makes attempts,
+//! tells the store.
+//!
+//! Never decides: when, whether and to whom is the shard's. Never waits for the disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{self, JoinError, JoinSet};
+
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::metrics::Metrics;
+use crate::model::{
+    Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, Location, MerchantId,
+    Outcome, Phases, Status, Timestamp, Verdict, resource_hash,
+};
+use crate::registry::Registry;
+use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
+use crate::store::{DuePage, Notice, Settlement, Store, StoreError};
+use crate::transport::{Parcel, Transport};
+
+/// Notices taken from the channel in one go.
+const NOTICES_MAX: usize = 256;
+
+/// The longest sleep, so that a wall clock that was set forward is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+
+/// How long a page that could not be read is left alone.
+const REREAD_DELAY: Duration = Duration::from_millis(200);
+
+/// What the rest of the product asks of a dispatcher.
+#[derive(Debug)]
+pub enum Control {
+    /// An endpoint is there, with this gate. `backlog`: the outbox may hold deliveries for it.
+    Open {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its owner.
+        merchant: MerchantId,
+        /// Whether its deliveries leave.
+        gate: Gate,
+        /// Whether the outbox may hold deliveries for it.
+        backlog: bool,
+    },
+    /// Try this event once more, now.
+    Resend {
+        /// Whose it is.
+        merchant: MerchantId,
+        /// The event.
+        event: EventId,
+        /// Where to, where the event is owed to nobody now.
+        endpoint: EndpointId,
+        /// What came of it.
+        answer: oneshot::Sender<Result<Resent, StoreError>>,
+    },
+    /// Start nothing more; end once everything under way is recorded.
+    Drain,
+}
+
+/// What came of a resend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resent {
+    /// An attempt follows as soon as it is this endpoint's turn.
+    Queued,
+    /// An attempt is under way this moment.
+    UnderWay,
+    /// The merchant has no such event.
+    Unknown,
+}
+
+/// What a dispatcher works with.
+pub struct Tools {
+    /// The durable memory.
+    pub store: Arc<dyn Store>,
+    /// The door to the receivers.
+    pub transport: Arc<dyn Transport>,
+    /// Endpoints as they are now.
+    pub registry: Arc<Registry>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// Figures.
+    pub metrics: Metrics,
+}
+
+/// What others can see of a dispatcher while it runs.
+#[derive(Debug)]
+pub struct Vitals {
+    oldest_due_ms: AtomicI64,
+    in_flight: AtomicI64,
+    windowed: AtomicI64,
+}
+
+impl Default for Vitals {
+    fn default() -> Vitals {
+        Vitals {
+            oldest_due_ms: AtomicI64::new(Timestamp::MAX.as_ms()),
+            in_flight: AtomicI64::new(0),
+            windowed: AtomicI64::new(0),
+        }
+    }
+}
+
+impl Vitals {
+    /// When the delivery that is due longest became due.
+    pub fn oldest_due(&self) -> Timestamp {
+        Timestamp::from_ms(self.oldest_due_ms.load(Ordering::Relaxed))
+    }
+
+    /// Attempts under way.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Deliveries in memory.
+    pub fn windowed(&self) -> i64 {
+        self.windowed.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs one shard.
+pub struct Dispatcher {
+    shard: Shard,
+    tools: Arc<Tools>,
+    vitals: Arc<Vitals>,
+    controls: mpsc::UnboundedReceiver<Control>,
+    notices: mpsc::Receiver<Notice>,
+    work: JoinSet<Done>,
+    /// What each running attempt is for, so that one that panics fails alone.
+    running: HashMap<task::Id, Delivery>,
+    draining: bool,
+}
+
+/// Something that ran beside the loop has ended.
+enum Done {
+    Attempt { endpoint: Arc<Endpoint>, attempt: Box<Attempt> },
+    /// Nothing was sent: the endpoint is gone, or the payload cannot be read.
+    Unmade,
+    Page { endpoint: EndpointId, page: Result<DuePage, StoreError> },
+    Disabled,
+}
+
+enum Input {
+    Control(Control),
+    Notices,
+    Done(Result<(task::Id, Done), JoinError>),
+    Wake,
+}
+
+impl Dispatcher {
+    /// A dispatcher that hears `controls` and `notices`.
+    pub fn new(
+        shard: Shard,
+        tools: Arc<Tools>,
+        vitals: Arc<Vitals>,
+        controls: mpsc::UnboundedReceiver<Control>,
+        notices: mpsc::Receiver<Notice>,
+    ) -> Dispatcher {
+        Dispatcher { shard, tools, vitals, controls, notices, work: JoinSet::new(), running: HashMap::new(), draining: false }
+    }
+
+    /// Runs until drained, or until the store's notices end.
+    pub async fn run(mut self) {
+        let mut notices = Vec::with_capacity(NOTICES_MAX);
+        loop {
+            self.act();
+            self.report();
+            if self.draining && self.shard.is_idle() {
+                return;
+            }
+            match self.hear(&mut notices).await {
+                Some(Input::Control(control)) => self.control(control),
+                Some(Input::Notices) => self.notice(&mut notices),
+                Some(Input::Done(done)) => self.done(done),
+                Some(Input::Wake) => {}
+                None => return,
+            }
+        }
+    }
+
+    async fn hear(&mut self, notices: &mut Vec<Notice>) -> Option<Input> {
+        let sleep = self.sleep();
+        tokio::select! {
+            biased;
+            Some(control) = self.controls.recv() => Some(Input::Control(control)),
+            Some(done) = self.work.join_next_with_id() => Some(Input::Done(done)),
+            taken = self.notices.recv_many(notices, NOTICES_MAX) => (taken > 0).then_some(Input::Notices),
+            () = tokio::time::sleep(sleep) => Some(Input::Wake),
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let Some(wake) = self.shard.next_wake().filter(|_| !self.draining) else { return SLEEP_MAX };
+        Duration::from_millis(wake.since_ms(self.tools.clock.now())).min(SLEEP_MAX)
+    }
+
+    /// Does everything that the shard wants done now.
+    fn act(&mut self) {
+        while !self.draining {
+            match self.shard.poll(self.tools.clock.now()) {
+                Some(Action::Attempt(delivery)) => self.attempt(delivery),
+                Some(Action::Cancel(delivery)) => self.cancel(delivery),
+                Some(Action::Refill { endpoint, from, limit }) => self.read(endpoint, from, limit),
+                None => return,
+            }
+        }
+    }
+
+    fn attempt(&mut self, delivery: Delivery) {
+        let tools = Arc::clone(&self.tools);
+        let running = delivery.clone();
+        let task = self.work.spawn(async move {
+            // As it is now, not as it was when the event came: a mended URL rescues what waits.
+            let endpoint = tools.registry.endpoint(delivery.endpoint);
+            let Some(endpoint) = endpoint else { return Done::Unmade };
+            let (payload, traceparent) = match delivery.payload {
+                Some(payload) => (payload, delivery.traceparent),
+                None => match tools.store.event(delivery.location) {
+                    Ok(event) => (event.payload, event.traceparent),
+                    Err(error) => {
+                        tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
+                        tokio::time::sleep(REREAD_DELAY).await;
+                        return Done::Unmade;
+                    }
+                },
+            };
+            let parcel = Parcel {
+                endpoint: Arc::clone(&endpoint),
+                event: delivery.event,
+                event_type: delivery.event_type,
+                number: delivery.attempts + 1,
+                sequence: delivery.sequence,
+                traceparent,
+                payload,
+            };
+            let attempt = Box::new(tools.transport.send(parcel).await);
+            Done::Attempt { endpoint, attempt }
+        });
+        self.running.insert(task.id(), running);
+    }
+
+    fn cancel(&mut self, delivery: Delivery) {
+        self.tools.metrics.settled(Status::Canceled);
+        let at = self.tools.clock.now();
+        let attempts_before = delivery.attempts_before;
+        let due = delivery.due;
+        self.tools.store.settle(Settlement { delivery, attempt: None, status: Status::Canceled, at, due, attempts_before });
+    }
+
+    fn read(&mut self, endpoint: EndpointId, from: DueKey, limit: usize) {
+        let store = Arc::clone(&self.tools.store);
+        self.work.spawn_blocking(move || Done::Page { endpoint, page: store.due(endpoint, from, limit) });
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Open { endpoint, merchant, gate, backlog } => self.shard.open(endpoint, merchant, gate, backlog),
+            Control::Resend { merchant, event, endpoint, answer } => {
+                // The one who asked may have gone away; the resend stands.
+                let _ = answer.send(self.resend(&merchant, event, endpoint));
+            }
+            Control::Drain => self.draining = true,
+        }
+    }
+
+    fn notice(&mut self, notices: &mut Vec<Notice>) {
+        // A delivery in hand was routed after its endpoint was announced, so the announcement is there.
+        while let Ok(control) = self.controls.try_recv() {
+            self.control(control);
+        }
+        for notice in notices.drain(..) {
+            match notice {
+                Notice::Accepted(delivery) => self.shard.accept(delivery),
+                Notice::Settled(delivery) => self.shard.confirm(delivery),
+            }
+        }
+    }
+
+    fn done(&mut self, done: Result<(task::Id, Done), JoinError>) {
+        let (id, done) = match done {
+            Ok((id, done)) => (id, Some(done)),
+            Err(panicked) => (panicked.id(), None),
+        };
+        match (self.running.remove(&id), done) {
+            (Some(delivery), Some(Done::Attempt { endpoint, attempt })) => self.settle(&delivery, Some(endpoint), *attempt),
+            (Some(delivery), Some(_)) => self.shard.give_back(delivery.endpoint, delivery.event),
+            (Some(delivery), None) => {
+                tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
+                let attempt = self.broken(&delivery);
+                self.settle(&delivery, None, attempt);
+            }
+            (None, Some(done)) => self.read_done(done),
+            (None, None) => panic!("reading the outbox panicked: the index is not to be trusted any more"),
+        }
+    }
+
+    fn read_done(&mut self, done: Done) {
+        match done {
+            Done::Page { endpoint, page: Ok(page) } => {
+                let DuePage { deliveries, more, as_of } = page;
+                self.shard.refill(endpoint, Page { deliveries, more, as_of });
+            }
+            Done::Page { endpoint, page: Err(error) } => {
+                tracing::error!(%endpoint, %error, "the outbox cannot be read");
+                self.shard.refill_failed(endpoint);
+            }
+            Done::Attempt { .. } | Done::Unmade | Done::Disabled => {}
+        }
+    }
+
+    /// What is recorded of an attempt that ended in a panic of ours.
+    fn broken(&self, delivery: &Delivery) -> Attempt {
+        Attempt {
+            number: delivery.attempts + 1,
+            started_at: self.tools.clock.now(),
+            duration_ms: 0,
+            phases: Phases::default(),
+            outcome: Outcome::failed(ErrorCode::ProtocolError),
+            sent: None,
+            response: None,
+        }
+    }
+
+    fn settle(&mut self, delivery: &Delivery, endpoint: Option<Arc<Endpoint>>, attempt: Attempt) {
+        let now = self.tools.clock.now();
+        self.observe(delivery, &attempt, now);
+        let chance = self.tools.entropy.unit();
+        let Settled { delivery, verdict, attempts, disable } =
+            self.shard.settle(now, delivery.endpoint, delivery.event, &attempt.outcome, chance);
+        assert_eq!(attempts, attempt.number, "attempts are counted once");
+        let (status, due) = match verdict {
+            Verdict::Delivered => (Status::Delivered, delivery.due),
+            Verdict::RetryAt(due) => (Status::Retrying, due),
+            Verdict::Failed => (Status::Failed, delivery.due),
+            Verdict::Canceled => (Status::Canceled, delivery.due),
+        };
+        self.tools.metrics.settled(status);
+        let attempts_before = delivery.attempts_before;
+        self.tools.store.settle(Settlement { delivery, attempt: Some(attempt), status, at: now, due, attempts_before });
+        if let (Some(reason), Some(endpoint)) = (disable, endpoint) {
+            self.disable(endpoint, reason);
+        }
+    }
+
+    fn disable(&mut self, endpoint: Arc<Endpoint>, reason: DisabledReason) {
+        let registry = Arc::clone(&self.tools.registry);
+        tracing::warn!(endpoint = %endpoint.id, merchant = %endpoint.merchant, reason = reason.as_str(), "endpoint disabled");
+        self.work.spawn(async move {
+            // Refused only while stopping; the next 410 after the restart says it again.
+            let _ = registry.disable(&endpoint, reason).await;
+            Done::Disabled
+        });
+    }
+
+    /// Makes an event due now, whatever became of it before.
+    fn resend(&mut self, merchant: &MerchantId, event: EventId, endpoint: EndpointId) -> Result<Resent, StoreError> {
+        let Some(dossier) = self.tools.store.dossier(merchant, event)? else { return Ok(Resent::Unknown) };
+        let now = self.tools.clock.now();
+        let known = dossier.delivery;
+        let delivery = match known {
+            Some(delivery) if delivery.status.is_waiting() => match self.shard.recall(delivery.endpoint, event) {
+                Recall::Busy => return Ok(Resent::UnderWay),
+                Recall::Waiting(delivery) => delivery,
+                Recall::Unknown => {
+                    self.shard.hold(delivery.clone());
+                    delivery
+                }
+            },
+            known => {
+                let delivery = renewed(&dossier.event, dossier.location, known, endpoint);
+                self.shard.hold(delivery.clone());
+                delivery
+            }
+        };
+        let status = if delivery.attempts == 0 { Status::Pending } else { Status::Retrying };
+        let attempts_before = delivery.attempts;
+        self.tools.store.settle(Settlement { delivery, attempt: None, status, at: now, due: now, attempts_before });
+        Ok(Resent::Queued)
+    }
+
+    fn observe(&self, delivery: &Delivery, attempt: &Attempt, now: Timestamp) {
+        let metrics = &self.tools.metrics;
+        let accepted_at = delivery.event.accepted_at();
+        metrics.attempted(attempt.outcome.error());
+        metrics.attempt_seconds.record(f64::from(attempt.duration_ms) / 1000.0);
+        if attempt.number == 1 {
+            metrics.first_attempt_seconds.record(attempt.started_at.since_ms(accepted_at) as f64 / 1000.0);
+        }
+        if attempt.outcome.error().is_none() {
+            metrics.delivery_seconds.record(now.since_ms(accepted_at) as f64 / 1000.0);
+        }
+        tracing::debug!(
+            event = %delivery.event,
+            merchant = %delivery.merchant,
+            number = attempt.number,
+            status = attempt.outcome.status(),
+            error = attempt.outcome.error().map(ErrorCode::as_str),
+            duration_ms = attempt.duration_ms,
+            "attempt"
+        );
+    }
+
+    fn report(&self) {
+        let figures = self.shard.figures();
+        let oldest = self.shard.oldest_due().unwrap_or(Timestamp::MAX);
+        self.vitals.oldest_due_ms.store(oldest.as_ms(), Ordering::Relaxed);
+        self.vitals.in_flight.store(figures.in_flight as i64, Ordering::Relaxed);
+        self.vitals.windowed.store(figures.windowed as i64, Ordering::Relaxed);
+    }
+}
+
+/// The delivery as which an event is owed anew, after its last state was a final one.
+fn renewed(
+    event: &Event,
+    location: Location,
+    known: Option<Delivery>,
+    endpoint: EndpointId,
+) -> Delivery {
+    match known {
+        Some(delivery) => Delivery { endpoint, ..delivery },
+        None => Delivery {
+            event: event.id,
+            endpoint,
+            merchant: event.merchant.clone(),
+            event_type: event.event_type,
+            resource: resource_hash(event.resource_id.as_deref()),
+            sequence: event.sequence,
+            location,
+            written: location,
+            last_attempt: None,
+            attempts: 0,
+            attempts_before: 0,
+            status: Status::Skipped,
+            due: event.id.accepted_at(),
+            payload: None,
+            traceparent: None,
+        },
+    }
+}

@@ -1,0 +1,310 @@
+//! Assembly: builds the store, the registry and the dispatchers, recovers what was owed, drains.
+//!
+//! Never parses a request, never reads a configuration file.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::dispatcher::{Control, Dispatcher, Tools, Vitals};
+use crate::entropy::Entropy;
+use crate::history::History;
+use crate::metrics::Metrics;
+use crate::model::{Digest, EndpointState, EventId, MerchantId};
+use crate::outbox::Outbox;
+use crate::policy::retry::Schedule;
+use crate::registry::{EndpointChange, EndpointSink, Registry};
+use crate::shard::{Gate, Shard};
+use crate::store::embedded::{EmbeddedStore, Fatal, OpenFault, Probes, Surroundings};
+use crate::store::{Notice, NoticeSink, Store, StoreError, StoreFigures};
+use crate::transport::Transport;
+
+pub use crate::dispatcher::Resent;
+pub use crate::shard::Limits as ShardLimits;
+pub use crate::store::embedded::Limits as StoreLimits;
+
+/// Notices that may wait for a dispatcher before commits wait for it.
+const NOTICES_MAX: usize = 16_384;
+
+/// How often gathered samples of histograms are folded together.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the engine may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Shards; merchants are spread over them.
+    pub shards: usize,
+    /// Of the store.
+    pub store: StoreLimits,
+    /// Of all shards together.
+    pub shard: ShardLimits,
+    /// When what is tried again.
+    pub schedule: Schedule,
+}
+
+/// Everything the engine takes from the world.
+pub struct World {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// The door to the receivers.
+    pub transport: Arc<dyn Transport>,
+    /// Figures.
+    pub metrics: Metrics,
+    /// Ends the process when the disk failed.
+    pub fatal: Fatal,
+    /// Digests of operator keys given by configuration.
+    pub operator_digests: Vec<Digest>,
+}
+
+/// Why the engine did not start; a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// The store did not open.
+    #[error(transparent)]
+    Open(#[from] OpenFault),
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+}
+
+/// Why a resend was not queued.
+#[derive(Debug, thiserror::Error)]
+pub enum ResendFault {
+    /// The merchant has no endpoint to send it to.
+    #[error("the merchant has no endpoint")]
+    NoEndpoint,
+    /// The process is stopping.
+    #[error("the process is stopping")]
+    Stopped,
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+}
+
+/// The running product, without its surfaces.
+pub struct Engine {
+    /// Takes events.
+    pub outbox: Outbox,
+    /// Tells what happened.
+    pub history: History,
+    /// Knows who there is.
+    pub registry: Arc<Registry>,
+    /// Figures.
+    pub metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn Store>,
+    controls: Arc<[mpsc::UnboundedSender<Control>]>,
+    vitals: Vec<Arc<Vitals>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Engine {
+    /// Opens the store in `dir`, takes up everything that is owed, and begins to deliver. Must be called
+    /// inside the runtime.
+    pub fn start(dir: &Path, limits: &Limits, world: World) -> Result<Engine, StartFault> {
+        let World { clock, entropy, transport, metrics, fatal, operator_digests } = world;
+        let (controls, controls_in): (Vec<_>, Vec<_>) =
+            (0..limits.shards).map(|_| mpsc::unbounded_channel()).unzip();
+        let (notices, notices_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::channel(NOTICES_MAX)).unzip();
+        let controls: Arc<[_]> = controls.into();
+        let around = Surroundings {
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            sink: notice_sink(notices),
+            fatal,
+            probes: probes(&metrics),
+        };
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir, limits.store, around)?);
+        let registry = Registry::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            endpoint_sink(Arc::clone(&controls)),
+            operator_digests,
+        )?;
+        let registry = Arc::new(registry);
+        take_up(&*store, &registry, &controls)?;
+        let tools = Arc::new(Tools {
+            store: Arc::clone(&store),
+            transport,
+            registry: Arc::clone(&registry),
+            clock: Arc::clone(&clock),
+            entropy,
+            metrics: metrics.clone(),
+        });
+        let vitals: Vec<Arc<Vitals>> = (0..limits.shards).map(|_| Arc::default()).collect();
+        let mut tasks = JoinSet::new();
+        for ((controls, notices), vitals) in controls_in.into_iter().zip(notices_in).zip(&vitals) {
+            let shard = Shard::new(share(&limits.shard, limits.shards), limits.schedule.clone());
+            tasks.spawn(Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices).run());
+        }
+        show_limits(&metrics, limits);
+        metrics.ready.set(1.0);
+        Ok(Engine {
+            outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
+            history: History::new(Arc::clone(&store)),
+            registry,
+            metrics,
+            clock,
+            store,
+            controls,
+            vitals,
+            tasks: Mutex::new(tasks),
+        })
+    }
+
+    /// Tries an event once more, now, through the same fair queue.
+    pub async fn resend(&self, merchant: &MerchantId, event: EventId) -> Result<Resent, ResendFault> {
+        let endpoint = self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?.id;
+        let (answer, answered) = oneshot::channel();
+        let control = Control::Resend { merchant: merchant.clone(), event, endpoint, answer };
+        self.controls[shard_of(merchant, self.controls.len())].send(control).map_err(|_| ResendFault::Stopped)?;
+        Ok(answered.await.map_err(|_| ResendFault::Stopped)??)
+    }
+
+    /// Figures of the store.
+    pub fn figures(&self) -> StoreFigures {
+        self.store.figures()
+    }
+
+    /// All figures as Prometheus reads them, as of now.
+    pub fn render_metrics(&self) -> String {
+        let figures = self.store.figures();
+        let now = self.clock.now();
+        let oldest = self.vitals.iter().map(|v| v.oldest_due()).min();
+        let total = |figure: fn(&Vitals) -> i64| self.vitals.iter().map(|v| figure(v)).sum::<i64>() as f64;
+        self.metrics.waiting.set(figures.waiting as f64);
+        self.metrics.oldest_due_seconds.set(oldest.map_or(0, |due| now.since_ms(due)) as f64 / 1000.0);
+        self.metrics.in_flight.set(total(Vitals::in_flight));
+        self.metrics.windowed.set(total(Vitals::windowed));
+        self.metrics.journal_bytes.set(figures.journal_bytes as f64);
+        self.metrics.disk_free_bytes.set(figures.free_bytes as f64);
+        self.metrics.commit_queued.set(figures.queued as f64);
+        self.metrics.index_unwritten.set(figures.unindexed as f64);
+        self.metrics.render()
+    }
+
+    /// Folds gathered samples together until dropped.
+    pub async fn upkeep(&self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.metrics.upkeep();
+        }
+    }
+
+    /// Starts nothing more, lets what is under way end for at most `grace`, writes everything out.
+    /// Attempts cut off by the end of the grace are repeated after the next start.
+    pub async fn drain(&self, grace: Duration) {
+        self.metrics.ready.set(0.0);
+        for controls in self.controls.iter() {
+            // A dispatcher that is gone has nothing to drain.
+            let _ = controls.send(Control::Drain);
+        }
+        let mut tasks = self.tasks.lock().await;
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            tracing::warn!("attempts were still under way at the end of the grace; they are repeated after the start");
+        }
+        tasks.shutdown().await;
+        self.store.close();
+    }
+}
+
+/// Announces every endpoint to its shard, also deleted ones to which something is still owed.
+fn take_up(
+    store: &dyn Store,
+    registry: &Registry,
+    controls: &[mpsc::UnboundedSender<Control>],
+) -> Result<(), StoreError> {
+    let announce = |merchant: &MerchantId, control| {
+        controls[shard_of(merchant, controls.len())].send(control).expect("the dispatchers have not begun yet");
+    };
+    for endpoint in registry.endpoints() {
+        let (gate, merchant) = (gate(endpoint.state), endpoint.merchant.clone());
+        announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false });
+    }
+    for backlog in store.backlog()? {
+        let gate = registry.endpoint(backlog.endpoint).map_or(Gate::Closed, |endpoint| gate(endpoint.state));
+        let merchant = backlog.merchant.clone();
+        announce(&backlog.merchant, Control::Open { endpoint: backlog.endpoint, merchant, gate, backlog: true });
+    }
+    Ok(())
+}
+
+fn notice_sink(notices: Vec<mpsc::Sender<Notice>>) -> NoticeSink {
+    Arc::new(move |notice: Notice| {
+        let (Notice::Accepted(delivery) | Notice::Settled(delivery)) = &notice;
+        // Refused only when the dispatcher has drained; the outbox keeps what it would have taken.
+        let _ = notices[shard_of(&delivery.merchant, notices.len())].blocking_send(notice);
+    })
+}
+
+fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSink {
+    Arc::new(move |change| {
+        let (merchant, endpoint, gate) = match change {
+            EndpointChange::Put(endpoint) => (endpoint.merchant.clone(), endpoint.id, gate(endpoint.state)),
+            EndpointChange::Deleted(endpoint, merchant) => (merchant, endpoint, Gate::Closed),
+        };
+        let shard = shard_of(&merchant, controls.len());
+        // Refused only when the dispatcher has drained; the store has the change.
+        let _ = controls[shard].send(Control::Open { endpoint, merchant, gate, backlog: false });
+    })
+}
+
+fn gate(state: EndpointState) -> Gate {
+    match state {
+        EndpointState::Active => Gate::Open,
+        EndpointState::Paused | EndpointState::Disabled(_) => Gate::Held,
+    }
+}
+
+/// The shard of a merchant: the same within one run; nothing on disk depends on it.
+fn shard_of(merchant: &MerchantId, shards: usize) -> usize {
+    let hash = crate::model::resource_hash(Some(merchant.as_str()));
+    usize::try_from(hash % shards as u64).expect("there are few shards")
+}
+
+/// A shard's part of the limits that hold for all of them together.
+fn share(limits: &ShardLimits, shards: usize) -> ShardLimits {
+    let part = |whole: usize| whole.div_ceil(shards);
+    ShardLimits {
+        in_flight_max: part(limits.in_flight_max),
+        window_max: part(limits.window_max),
+        payload_bytes_max: part(limits.payload_bytes_max),
+        ..limits.clone()
+    }
+}
+
+fn probes(metrics: &Metrics) -> Probes {
+    Probes {
+        commit_seconds: metrics.commit_seconds.clone(),
+        commit_records: metrics.commit_records.clone(),
+        commit_bytes: metrics.commit_bytes.clone(),
+        index_rebuilds: metrics.index_rebuilds.clone(),
+    }
+}
+
+fn show_limits(metrics: &Metrics, limits: &Limits) {
+    for (name, value) in [
+        ("shards", limits.shards as f64),
+        ("in_flight", limits.shard.in_flight_max as f64),
+        ("in_flight_per_merchant", limits.shard.in_flight_per_merchant_max as f64),
+        ("in_flight_per_endpoint", limits.shard.in_flight_per_endpoint_max as f64),
+        ("window_per_endpoint", limits.shard.window_per_endpoint_max as f64),
+        ("window", limits.shard.window_max as f64),
+        ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
+        ("commit_queue", limits.store.queued_max as f64),
+        ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
+        ("disk_free_bytes", limits.store.free_bytes_min as f64),
+        ("index_unwritten", limits.store.unindexed_max as f64),
+    ] {
+        metrics.limit(name, value);
+    }
+}
+
