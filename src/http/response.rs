@@ -1,0 +1,52 @@
+//! Answers: JSON, NDJSON, bytes, nothing.
+//!
+//! Never sets what every answer carries (`Cache-Control`, `Request-Id`, …): the connection does.
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderValue};
+use serde::Serialize;
+
+/// A body, whole or streamed. A stream that ends in an error cuts the connection, so that the client
+/// cannot take a part for the whole.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// An answer.
+pub type Response = hyper::Response<Body>;
+
+/// `value` as JSON. Its `Serialize` must not fail: no maps with keys that are not strings.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let text = serde_json::to_vec(value).expect("our own answers are always JSON");
+    bytes(status, "application/json", Bytes::from(text))
+}
+
+/// 204.
+pub fn empty() -> Response {
+    let mut answer = Response::new(whole(Bytes::new()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
+/// 200 with one JSON value per line, as `lines` already is.
+pub fn ndjson(lines: Bytes) -> Response {
+    bytes(StatusCode::OK, "application/x-ndjson", lines)
+}
+
+/// `content` as it is.
+pub fn bytes(status: StatusCode, content_type: &'static str, content: Bytes) -> Response {
+    stream(status, content_type, whole(content))
+}
+
+/// Any body.
+pub fn stream(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+fn whole(content: Bytes) -> Body {
+    Full::new(content).map_err(|never| match never {}).boxed_unsync()
+}
