@@ -3,6 +3,8 @@
 //! Two implementations behind one trait and one conformance suite: `embedded` (journal and sled) and
 //! `memory`. Never decides what is delivered when, never retries a failed write.
 
+pub mod memory;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
