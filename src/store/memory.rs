@@ -387,3 +387,67 @@ fn summary(attempt: &Attempt) -> AttemptSummary {
         duration_ms: attempt.duration_ms,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::entropy::SystemEntropy;
+    use crate::model::{EndpointState, EventType, EventTypes};
+
+    #[test]
+    fn a_sink_may_read_and_write_and_hears_of_its_own_writes_afterwards() {
+        let store: Arc<OnceLock<MemoryStore>> = Arc::default();
+        let heard: Arc<Mutex<Vec<(Status, usize)>>> = Arc::default();
+        let (inside, log) = (store.clone(), heard.clone());
+        let sink: NoticeSink = Arc::new(move |notice| {
+            let store = inside.get().expect("a notice comes from a store");
+            let (Notice::Accepted(delivery) | Notice::Settled(delivery)) = notice;
+            if delivery.status == Status::Pending {
+                store.settle(Settlement {
+                    attempt: None,
+                    status: Status::Canceled,
+                    at: delivery.due,
+                    due: delivery.due,
+                    attempts_before: 0,
+                    delivery: delivery.clone(),
+                });
+            }
+            let owed = store.backlog().expect("memory is readable").len();
+            log.lock().expect("the sink does not panic").push((delivery.status, owed));
+        });
+        let store = store.get_or_init(|| MemoryStore::new(Arc::new(SystemClock), Arc::new(SystemEntropy), sink));
+        let merchant: MerchantId = "acme".parse().expect("a legal id");
+        let put = store.change(vec![
+            Change::PutMerchant(Merchant { id: merchant.clone(), name: None, created_at: Timestamp::ZERO }),
+            Change::PutEndpoint(Endpoint {
+                id: EndpointId(1),
+                merchant: merchant.clone(),
+                url: "https://acme.example/".into(),
+                event_types: EventTypes::EVERY,
+                secret: None,
+                old_secret: None,
+                state: EndpointState::Active,
+                created_at: Timestamp::ZERO,
+                updated_at: Timestamp::ZERO,
+            }),
+        ]);
+        assert_eq!(put.wait(), Ok(()));
+        let accepted = store.accept(NewEvent {
+            merchant,
+            event_type: EventType::CardState,
+            resource_id: None,
+            traceparent: None,
+            payload: Bytes::new(),
+            idempotency: None,
+            endpoints: vec![EndpointId(1)],
+        });
+        assert!(accepted.wait().is_ok());
+        let heard = heard.lock().expect("the sink does not panic");
+        assert_eq!(*heard, [(Status::Pending, 0), (Status::Canceled, 0)], "in order, each seeing what is recorded");
+    }
+}
