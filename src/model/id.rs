@@ -117,6 +117,18 @@ impl EventId {
         EventId(number)
     }
 
+    /// The greatest number below this one.
+    #[must_use]
+    pub const fn before(self) -> EventId {
+        EventId(self.0.saturating_sub(1))
+    }
+
+    /// The smallest number above this one.
+    #[must_use]
+    pub const fn after(self) -> EventId {
+        EventId(self.0.saturating_add(1))
+    }
+
     /// The next number that is still a UUIDv7: the free bits count up, over version and variant.
     fn successor(self) -> u128 {
         let low = self.0 & 0x3fff_ffff_ffff_ffff;

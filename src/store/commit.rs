@@ -53,6 +53,7 @@ pub(super) struct Committer {
     pub(super) unindexed_max: usize,
     pub(super) last_event: EventId,
     pub(super) sequences: HashMap<MerchantId, u64>,
+    pub(super) merchants: HashSet<MerchantId>,
     pub(super) endpoints: HashSet<EndpointId>,
     pub(super) batch: Batch,
 }
@@ -181,13 +182,14 @@ impl Committer {
         *sequence += 1;
         let meta = AcceptedV1 {
             id: id.as_u128(),
+            accepted_at: now.as_ms(),
             merchant: event.merchant.as_str().to_owned(),
             sequence: *sequence,
             event_type: event.event_type.code(),
             resource_id: event.resource_id.as_deref().map(str::to_owned),
             traceparent: event.traceparent.as_deref().map(str::to_owned),
             idempotency: event.idempotency.map(|i| (short(&i.key), short(&i.content))),
-            endpoints: event.endpoints.iter().filter(|e| self.endpoints.contains(e)).map(|e| e.0).collect(),
+            endpoints: self.alive(&event),
         };
         if let Some((key, content)) = meta.idempotency {
             let known = Known { content, event: meta.id, sequence: meta.sequence };
@@ -197,6 +199,12 @@ impl Committer {
         let location = self.journal.append(Kind::Accepted, &self.batch.meta, &event.payload);
         self.batch.staged.push(Staged::Accepted { location, meta, payload: event.payload, answer });
         Ok(())
+    }
+
+    /// The endpoints to which it can be owed: they and the merchant may have gone since it was routed.
+    fn alive(&self, event: &NewEvent) -> Vec<u64> {
+        let endpoints = event.endpoints.iter().filter(|endpoint| self.endpoints.contains(endpoint));
+        endpoints.filter(|_| self.merchants.contains(&event.merchant)).map(|endpoint| endpoint.0).collect()
     }
 
     fn known(
@@ -233,7 +241,13 @@ impl Committer {
                 Change::DeleteEndpoint(id) => {
                     self.endpoints.remove(id);
                 }
-                _ => {}
+                Change::PutMerchant(merchant) => {
+                    self.merchants.insert(merchant.id.clone());
+                }
+                Change::DeleteMerchant(id) => {
+                    self.merchants.remove(id);
+                }
+                Change::PutKey(_) | Change::DeleteKey(_) | Change::PutOwner(..) | Change::DeleteOwner(..) => {}
             }
         }
         let bodies: Vec<ChangeV1> = changes.iter().map(ChangeV1::of).collect();

@@ -137,6 +137,7 @@ impl EmbeddedStore {
         let catalog_fault = |error: StoreError| OpenFault(error.to_string());
         let sequences = super::query::sequences(&index).map_err(catalog_fault)?;
         let catalog = super::query::catalog(&index).map_err(catalog_fault)?;
+        let merchants: HashSet<MerchantId> = catalog.merchants.iter().map(|m| m.id.clone()).collect();
         let endpoints: HashSet<EndpointId> = catalog.endpoints.iter().map(|e| e.id).collect();
         index.overlay_mut().begin_live();
         let (commands, inbox) = unbounded();
@@ -160,6 +161,7 @@ impl EmbeddedStore {
             unindexed_max: limits.unindexed_max,
             last_event,
             sequences,
+            merchants,
             endpoints,
             batch: Batch::default(),
         };

@@ -7,6 +7,7 @@ mod commit;
 pub mod embedded;
 mod index;
 mod journal;
+pub mod memory;
 mod query;
 
 use std::future::Future;
@@ -25,7 +26,7 @@ use crate::model::{
 /// An event that a producer hands in, already routed.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Whose it is; must be in the catalog.
+    /// Whose it is. Where the catalog no longer has the merchant, the event is kept as skipped.
     pub merchant: MerchantId,
     /// Its kind.
     pub event_type: EventType,
@@ -37,7 +38,8 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The producer's name for it, where it gave one.
     pub idempotency: Option<Idempotency>,
-    /// To whom it is owed. Empty: kept as skipped. Endpoints that no longer exist are left out.
+    /// To whom it is owed; one at most, because the history has one line per event. Empty: kept as
+    /// skipped. Endpoints that no longer exist are left out.
     pub endpoints: Vec<EndpointId>,
 }
 
@@ -88,7 +90,8 @@ pub enum Refusal {
 /// A delivery's step from one state to the next, with the attempt that caused it where one did.
 #[derive(Clone, Debug)]
 pub struct Settlement {
-    /// The delivery as it was. Its status may be a final one: that is a resend.
+    /// The delivery as it was. Its status may be a final one: that is a resend. Who resends a skipped
+    /// event makes one up, with the dossier's `location`.
     pub delivery: Delivery,
     /// The attempt, where there was one. `None`: canceled, moved or resent.
     pub attempt: Option<Attempt>,
@@ -204,7 +207,7 @@ pub struct HistoryItem {
     pub status: Status,
     /// Attempts finished.
     pub attempts: u32,
-    /// When it was delivered, where it was.
+    /// When it was delivered, where that is its status.
     pub delivered_at: Option<Timestamp>,
     /// The earliest moment of the next attempt, where one is owed.
     pub next_attempt_at: Option<Timestamp>,
@@ -245,7 +248,8 @@ pub struct Dossier {
     pub item: HistoryItem,
     /// Every finished attempt that is still kept, first one first.
     pub attempts: Vec<Attempt>,
-    /// The delivery in its present state, whatever its status; `None` where it was skipped.
+    /// The delivery in its present state, whatever its status; `None` where it was skipped. In a final
+    /// status nothing follows from `written`, `due` and `attempts_before`, and they may be anything.
     pub delivery: Option<Delivery>,
 }
 
@@ -288,6 +292,12 @@ pub struct StoreFigures {
 /// Order that every implementation keeps: a record's `Notice` carries its location as
 /// `Delivery::written`; `due` says in `as_of` up to which location it saw. Whoever holds both can tell
 /// whether a page already contains what a notice tells.
+///
+/// Every read but `due`, which says itself how far it saw, contains each write whose receipt resolved or
+/// whose notice was sent before it began. A notice is sent before its receipt resolves.
+///
+/// A new delivery is due at the clock's time of its acceptance. The id may say a later time, where the
+/// clock went back; nothing waits for that.
 pub trait Store: Send + Sync {
     /// Takes an event. The receipt resolves once it is durable; its deliveries arrive as notices.
     fn accept(&self, event: NewEvent) -> Receipt<Acceptance>;

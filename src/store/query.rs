@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
-use super::index::{Entry, Index, Pair};
+use super::index::{Entry, Index};
 use super::journal::codec::{self, AcceptedV1, EndpointV1, KeyV1, MerchantV1, SettledV1};
 use super::journal::{Header, Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
@@ -21,17 +21,24 @@ use crate::model::{
 /// How often a look that met a change in between is taken again.
 const LOOKS_MAX: usize = 8;
 
-/// All that is configured.
+/// No limit.
+const ALL: usize = usize::MAX - 1;
+
+/// All that is configured, seen at one moment.
 pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
-    let merchants = all(index, key::MERCHANTS)?
-        .into_iter()
-        .map(|(_, bytes)| value::decode::<MerchantV1>(&bytes)?.into_merchant().map_err(index_fault));
-    let endpoints = all(index, key::ENDPOINTS)?
-        .into_iter()
-        .map(|(_, bytes)| value::decode::<EndpointV1>(&bytes)?.into_endpoint().map_err(index_fault));
-    let keys = all(index, key::KEYS)?
-        .into_iter()
-        .map(|(_, bytes)| value::decode::<KeyV1>(&bytes)?.into_key().map_err(index_fault));
+    let kinds =
+        [[key::MERCHANTS, key::MERCHANTS + 1], [key::ENDPOINTS, key::ENDPOINTS + 1], [key::KEYS, key::KEYS + 1]];
+    let ranges = [0, 1, 2].map(|kind: usize| (&kinds[kind][..1], &kinds[kind][1..]));
+    let [merchants, endpoints, keys] = index.stretches(ranges, ALL)?;
+    let merchants = merchants
+        .pairs
+        .iter()
+        .map(|(_, bytes)| value::decode::<MerchantV1>(bytes)?.into_merchant().map_err(index_fault));
+    let endpoints = endpoints
+        .pairs
+        .iter()
+        .map(|(_, bytes)| value::decode::<EndpointV1>(bytes)?.into_endpoint().map_err(index_fault));
+    let keys = keys.pairs.iter().map(|(_, bytes)| value::decode::<KeyV1>(bytes)?.into_key().map_err(index_fault));
     Ok(Catalog {
         merchants: merchants.collect::<Result<_, _>>()?,
         endpoints: endpoints.collect::<Result<_, _>>()?,
@@ -41,11 +48,12 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
 
 /// The last sequence of every merchant that ever had an event.
 pub(super) fn sequences(index: &Index) -> Result<HashMap<MerchantId, u64>, StoreError> {
-    let pairs = all(index, key::SEQUENCES)?.into_iter().map(|(key, bytes)| {
-        let merchant = key::name(&key).ok_or_else(|| value::damaged("a sequence has a bad merchant"))?;
-        Ok((merchant, value::decode(&bytes)?))
+    let stretch = index.stretch(&[key::SEQUENCES], &[key::SEQUENCES + 1], ALL)?;
+    let sequences = stretch.pairs.iter().map(|(key, bytes)| {
+        let merchant = key::name(key).ok_or_else(|| value::damaged("a sequence has a bad merchant"))?;
+        Ok((merchant, value::decode(bytes)?))
     });
-    pairs.collect()
+    sequences.collect()
 }
 
 /// Who owns an account or card.
@@ -69,21 +77,36 @@ pub(super) fn due(index: &Index, endpoint: EndpointId, from: DueKey, limit: usiz
 /// A page of history: a merge of at most types × statuses ordered runs.
 pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
     let runs = runs(&query.merchant, query.resource_id.as_deref(), &query.event_types, &query.statuses);
-    if query.first > query.last || query.limit == 0 {
-        return Ok(HistoryPage::default());
+    let (mut first, mut last) = (query.first, query.last);
+    let mut page = HistoryPage::default();
+    if query.limit == 0 {
+        return Ok(page);
     }
-    let mut found = index.events(&runs, query.first, query.last, query.descending, query.limit + 1)?;
-    found.sort_unstable_by_key(|(_, id, _)| *id);
-    if query.descending {
-        found.reverse();
+    while !page.more && first <= last {
+        let mut found = index.events(&runs, first, last, query.descending, query.limit + 1)?;
+        found.sort_unstable_by_key(|(_, id, _)| *id);
+        if query.descending {
+            found.reverse();
+        }
+        let ended = found.len() <= query.limit;
+        for (run, id, entry) in found {
+            let (item, _) = item(segments, &runs[run], id, &entry)?;
+            // Two resources may share a hash; only the one asked for is shown.
+            if query.resource_id.is_some() && item.resource_id.as_deref() != query.resource_id.as_deref() {
+                continue;
+            }
+            page.more = page.items.len() == query.limit;
+            if page.more {
+                break;
+            }
+            page.items.push(item);
+            (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
+        }
+        if ended {
+            break;
+        }
     }
-    let more = found.len() > query.limit;
-    found.truncate(query.limit);
-    let items = found.into_iter().map(|(run, id, entry)| item(segments, &runs[run], id, &entry).map(|(item, _)| item));
-    let mut items = items.collect::<Result<Vec<_>, _>>()?;
-    // Two resources may share a hash; only the one asked for is shown.
-    items.retain(|item| query.resource_id.is_none() || item.resource_id.as_deref() == query.resource_id.as_deref());
-    Ok(HistoryPage { items, more })
+    Ok(page)
 }
 
 /// Everything about one event.
@@ -221,11 +244,6 @@ fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], s
     runs.sort_unstable();
     runs.dedup();
     runs
-}
-
-/// Every place of one kind.
-fn all(index: &Index, kind: u8) -> Result<Vec<Pair>, StoreError> {
-    Ok(index.stretch(&[kind], &[kind + 1], usize::MAX - 1)?.pairs)
 }
 
 fn expect(header: &Header, kind: Kind, location: Location) -> Result<(), StoreError> {

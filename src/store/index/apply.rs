@@ -17,7 +17,7 @@ pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &Accepte
     overlay.put(key::sequence(&merchant), value::encode(&meta.sequence));
     if let Some((digest, content)) = meta.idempotency {
         let known = Known { content, event: meta.id, sequence: meta.sequence };
-        let bucket = key::bucket(id.accepted_at());
+        let bucket = key::bucket(Timestamp::from_ms(meta.accepted_at));
         overlay.put_new(key::idempotency(bucket, &merchant, digest), value::encode(&known));
     }
     let run = Run {
@@ -30,7 +30,7 @@ pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &Accepte
         location,
         last_attempt: None,
         endpoint: meta.endpoints.first().copied().map(EndpointId),
-        when: id.accepted_at(),
+        when: Timestamp::from_ms(meta.accepted_at),
     };
     post(overlay, &run, id, entry, false);
     for delivery in owed_by(meta, location)? {
@@ -58,7 +58,8 @@ pub(crate) fn owed_by(meta: &AcceptedV1, location: Location) -> Result<Vec<Deliv
             attempts: 0,
             attempts_before: 0,
             status: Status::Pending,
-            due: id.accepted_at(),
+            // Nothing waits for a clock that went back to catch up with the ids.
+            due: Timestamp::from_ms(meta.accepted_at),
             payload: None,
             traceparent: None,
         })

@@ -11,6 +11,7 @@ mod posting;
 mod tree;
 pub(crate) mod value;
 
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,7 +21,7 @@ use crate::store::StoreError;
 use key::Run;
 use layered::Layered;
 use overlay::Generation;
-use tree::Tree;
+use tree::{Tree, Write};
 use value::{Known, Waiting, Watermark};
 
 pub(crate) use overlay::Overlay;
@@ -189,35 +190,52 @@ impl Index {
 
     /// At most `limit` places from `from` (inclusive) to `to` (exclusive), in order.
     pub(crate) fn stretch(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Stretch, StoreError> {
+        let [stretch] = self.stretches([(from, to)], limit)?;
+        Ok(stretch)
+    }
+
+    /// Several stretches, all seen at one moment.
+    pub(crate) fn stretches<const N: usize>(
+        &self,
+        ranges: [(&[u8], &[u8]); N],
+        limit: usize,
+    ) -> Result<[Stretch; N], StoreError> {
         let _gate = self.gate.read().expect("no panic while held");
-        let bounds = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(to));
         let (active, flushing, as_of) = {
             let overlay = self.overlay();
-            let mut left = limit + 1;
-            let mut active = Vec::new();
-            for (key, slot) in overlay.active.plain.range::<[u8], _>(bounds) {
-                active.push((key.clone(), slot.value.clone()));
-                left -= usize::from(slot.value.is_some());
-                if left == 0 {
-                    break;
-                }
-            }
+            let active = ranges.map(|range| changes(&overlay.active, range, limit + 1));
             let as_of = Location(overlay.active.watermark.next.saturating_sub(1));
             (active, overlay.flushing.clone(), as_of)
         };
+        let mut stretches = [const { None }; N];
+        for ((stretch, range), active) in stretches.iter_mut().zip(ranges).zip(active) {
+            *stretch = Some(self.layered(range, active, flushing.as_deref(), limit, as_of)?);
+        }
+        Ok(stretches.map(|stretch| stretch.expect("each range was read")))
+    }
+
+    fn layered(
+        &self,
+        range: (&[u8], &[u8]),
+        active: Vec<Write>,
+        flushing: Option<&Generation>,
+        limit: usize,
+        as_of: Location,
+    ) -> Result<Stretch, StoreError> {
         let mut fault = None;
-        let sled = self.tree.range(from, to).map_while(|pair| match pair {
+        let sled = self.tree.range(range.0, range.1).map_while(|pair| match pair {
             Ok((key, value)) => Some((key, Some(value))),
             Err(error) => {
                 fault = Some(error);
                 None
             }
         });
-        let middle = flushing.as_deref().map(|g| g.plain.range::<[u8], _>(bounds));
+        let bounds = (Bound::Included(range.0), Bound::Excluded(range.1));
+        let middle = flushing.map(|generation| generation.plain.range::<[u8], _>(bounds));
         let middle = middle.into_iter().flatten().map(|(key, slot)| (key.clone(), slot.value.clone()));
         let merged = Layered::new(active.into_iter(), Layered::new(middle, sled, false), false);
-        let mut pairs: Vec<Pair> =
-            merged.filter_map(|(key, value)| value.map(|value| (key, value))).take(limit.saturating_add(1)).collect();
+        let there = merged.filter_map(|(key, value)| value.map(|value| (key, value)));
+        let mut pairs: Vec<Pair> = there.take(limit.saturating_add(1)).collect();
         if let Some(error) = fault {
             return Err(error);
         }
@@ -325,8 +343,8 @@ impl Index {
     ) -> Result<Option<Known>, StoreError> {
         {
             let overlay = self.overlay();
-            // The overlay holds the last two generations; an older look-up may have missed one.
-            if overlay.active.number <= generation + 1 {
+            // Within one generation, all that came since the look-up is in the overlay.
+            if overlay.active.number == generation {
                 let mut told = known_keys(merchant, digest, now).filter_map(|key| overlay.get(&key).flatten());
                 return told.next().map(|bytes| value::decode(&bytes)).transpose();
             }
@@ -341,6 +359,20 @@ fn known_keys(merchant: &MerchantId, digest: u128, now: Timestamp) -> impl Itera
     let newest = key::bucket(now);
     let oldest = newest.saturating_sub(key::BUCKETS_KEPT - 1);
     (oldest..=newest.saturating_add(1)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
+}
+
+/// A generation's changes of a range, up to `limit` places that are there.
+fn changes(generation: &Generation, range: (&[u8], &[u8]), limit: usize) -> Vec<Write> {
+    let mut left = limit;
+    let mut found = Vec::new();
+    for (key, slot) in generation.plain.range::<[u8], _>((Bound::Included(range.0), Bound::Excluded(range.1))) {
+        found.push((key.clone(), slot.value.clone()));
+        left -= usize::from(slot.value.is_some());
+        if left == 0 {
+            break;
+        }
+    }
+    found
 }
 
 /// A generation's changes of a run between two ids, in the order asked for, up to `limit` events that

@@ -53,6 +53,8 @@ fn unknown(what: &str) -> Undecodable {
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct AcceptedV1 {
     pub(crate) id: u128,
+    /// By the clock; the id runs ahead of a clock that went back.
+    pub(crate) accepted_at: i64,
     pub(crate) merchant: String,
     pub(crate) sequence: u64,
     pub(crate) event_type: u8,
@@ -150,7 +152,7 @@ impl SettledV1 {
             attempts: self.attempts,
             attempts_before: self.attempts_before,
             status,
-            due: Timestamp::from_ms(self.due),
+            due: Timestamp::from_ms(if status.is_waiting() { self.due } else { self.old_due }),
             payload: None,
             traceparent: None,
         })
