@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Drained, Fields, Hooks, Limits, Problem, Request, Router, Routes, Server, Tls, response};
+use super::{Drained, Fields, Hooks, Limits, Problem, Request, Router, Routes, Server, Tls, TlsError, response};
 
 /// Longer than anything here takes, shorter than patience.
 const LIVENESS: Duration = Duration::from_secs(20);

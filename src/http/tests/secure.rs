@@ -26,7 +26,7 @@ impl Pki {
         Pki { directory, trust }
     }
 
-    fn load(&self, certificate: &str, key: &str) -> Result<Tls, super::super::TlsError> {
+    fn load(&self, certificate: &str, key: &str) -> Result<Tls, TlsError> {
         let at = |name: &str| self.directory.path().join(Path::new(name));
         Tls::load(&at(certificate), &at(key))
     }
