@@ -2,6 +2,19 @@
 //!
 //! Never decides what a failure means for the schedule, never follows a redirect, never decompresses.
 
+mod answer;
+mod client;
+mod dial;
+mod link;
+mod meter;
+mod pool;
+mod request;
+mod resolver;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +22,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::model::{Attempt, Endpoint, EventId, EventType};
+
+pub use answer::retry_after_ms;
+pub use client::{HyperTransport, Limits, Settings, SetupFault};
+pub use resolver::{DnsResolver, Lookup, LookupFault, Resolver, ResolverLimits};
 
 /// One attempt to be made.
 #[derive(Clone, Debug)]

@@ -1,0 +1,215 @@
+//! The way out: every outgoing connection of the product is opened here, to an address that was vetted here.
+//!
+//! Never connects to a name, never takes one address of an answer that holds a forbidden one, never goes
+//! through a proxy.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use url::Host;
+
+use super::client::{Progress, Stage, micros};
+use super::resolver::Resolver;
+use super::tls;
+use crate::clock::Clock;
+use crate::model::ErrorCode;
+use crate::policy::egress::{self, LOOPBACK, Rules, Scheme, Target};
+
+/// The most addresses that are tried for one attempt.
+const ADDRESSES_MAX: usize = 4;
+/// How long an address may stay silent before the next one is tried beside it (RFC 8305, 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Bytes to and from a receiver, in the clear or through TLS.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Time for each part of opening a connection; the attempt's deadline stands above them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budgets {
+    pub(super) dns: Duration,
+    pub(super) connect: Duration,
+    pub(super) tls: Duration,
+}
+
+/// Opens connections.
+pub(super) struct Dialer {
+    pub(super) rules: Rules,
+    pub(super) resolver: Arc<dyn Resolver>,
+    pub(super) tls: TlsConnector,
+    pub(super) budgets: Budgets,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Dialer {
+    /// Opens a connection to `target`: one look-up, every address vetted, only vetted addresses dialled.
+    pub(super) async fn dial(&self, target: &Target, progress: &mut Progress) -> Result<Box<dyn Io>, ErrorCode> {
+        let addresses = self.resolve(target, progress).await?;
+        if addresses.iter().any(|address| !egress::vet(*address, &self.rules)) {
+            return Err(ErrorCode::BlockedDestination);
+        }
+        let stream = self.connect(&order(&addresses, target.port), progress).await?;
+        let peer = stream.peer_addr().map_err(|error| connect_code(&error))?.ip();
+        if !addresses.contains(&peer) || !egress::vet(peer, &self.rules) {
+            return Err(ErrorCode::BlockedDestination);
+        }
+        match target.scheme {
+            Scheme::Http => Ok(Box::new(stream)),
+            Scheme::Https => self.secure(stream, target, progress).await,
+        }
+    }
+
+    async fn resolve(&self, target: &Target, progress: &mut Progress) -> Result<Vec<IpAddr>, ErrorCode> {
+        let name = match &target.host {
+            Host::Ipv4(address) => return Ok(vec![IpAddr::V4(*address)]),
+            Host::Ipv6(address) => return Ok(vec![IpAddr::V6(*address)]),
+            Host::Domain(_) if target.is_localhost() => {
+                return Ok(LOOPBACK.into_iter().filter(|address| egress::vet(*address, &self.rules)).collect());
+            }
+            Host::Domain(name) => name,
+        };
+        progress.stage = Stage::Dns;
+        let begun = self.clock.instant();
+        let answer = timeout(self.budgets.dns, self.resolver.lookup(name)).await;
+        progress.phases.dns_us = Some(micros(begun, self.clock.instant()));
+        match answer {
+            Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            _ => Err(ErrorCode::Dns),
+        }
+    }
+
+    async fn connect(&self, addresses: &[SocketAddr], progress: &mut Progress) -> Result<TcpStream, ErrorCode> {
+        progress.stage = Stage::Connect;
+        let begun = self.clock.instant();
+        let connected = timeout(self.budgets.connect, race(addresses)).await;
+        progress.phases.connect_us = Some(micros(begun, self.clock.instant()));
+        let stream = connected.map_err(|_| ErrorCode::ConnectTimeout)?.map_err(|error| connect_code(&error))?;
+        stream.set_nodelay(true).map_err(|error| connect_code(&error))?;
+        Ok(stream)
+    }
+
+    async fn secure(
+        &self,
+        stream: TcpStream,
+        target: &Target,
+        progress: &mut Progress,
+    ) -> Result<Box<dyn Io>, ErrorCode> {
+        progress.stage = Stage::Tls;
+        let begun = self.clock.instant();
+        let name = match &target.host {
+            Host::Ipv4(address) => ServerName::from(IpAddr::V4(*address)),
+            Host::Ipv6(address) => ServerName::from(IpAddr::V6(*address)),
+            Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|_| ErrorCode::TlsName)?,
+        };
+        let shaken = timeout(self.budgets.tls, self.tls.connect(name, stream)).await;
+        progress.phases.tls_us = Some(micros(begun, self.clock.instant()));
+        match shaken {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(tls::error_code(&error)),
+            Err(_) => Err(ErrorCode::ConnectTimeout),
+        }
+    }
+}
+
+/// The addresses to try: IPv6 and IPv4 by turns, each family in the order of the answer (RFC 8305, 4).
+fn order(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    let (mut v6, mut v4): (VecDeque<IpAddr>, VecDeque<IpAddr>) = addresses.iter().copied().partition(IpAddr::is_ipv6);
+    let mut ordered = Vec::with_capacity(ADDRESSES_MAX);
+    while ordered.len() < ADDRESSES_MAX && !(v6.is_empty() && v4.is_empty()) {
+        ordered.extend(v6.pop_front().into_iter().chain(v4.pop_front()).map(|ip| SocketAddr::new(ip, port)));
+    }
+    ordered.truncate(ADDRESSES_MAX);
+    ordered
+}
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+/// Connects to the first address that answers. The next one starts when one fails or stays silent; the last
+/// failure is the failure of all.
+async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter();
+    let mut started: Vec<Connecting> = Vec::with_capacity(addresses.len());
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        match waiting.next() {
+            Some(address) => started.push(Box::pin(connect(*address))),
+            None if started.is_empty() => return Err(last),
+            None => {}
+        }
+        tokio::select! {
+            biased;
+            connected = first(&mut started) => match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            },
+            () = sleep(STAGGER), if !waiting.as_slice().is_empty() => {}
+        }
+    }
+}
+
+/// The result of whichever ends first, which is then taken out.
+async fn first(started: &mut Vec<Connecting>) -> io::Result<TcpStream> {
+    poll_fn(|cx| {
+        for at in 0..started.len() {
+            if let Poll::Ready(result) = started[at].as_mut().poll(cx) {
+                drop(started.swap_remove(at));
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that connects; `dial` has vetted the address")]
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(address).await
+}
+
+/// A host that cannot be reached refuses as surely as one that answers so. What is left is ours (no more
+/// sockets or ports): the connection was not established.
+fn connect_code(error: &io::Error) -> ErrorCode {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            ErrorCode::ConnectRefused
+        }
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected => {
+            ErrorCode::ConnectReset
+        }
+        io::ErrorKind::TimedOut => ErrorCode::ConnectTimeout,
+        kind => {
+            tracing::warn!(?kind, "this host could not open a connection");
+            ErrorCode::ConnectTimeout
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_four_addresses_are_enough() {
+        let check = |addresses: &[&str], expect: &[&str]| {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            let ordered: Vec<String> = order(&addresses, 443).iter().map(|address| address.ip().to_string()).collect();
+            assert_eq!(ordered, expect);
+        };
+        check(&["1.1.1.1", "2.2.2.2", "2000::1", "2000::2"], &["2000::1", "1.1.1.1", "2000::2", "2.2.2.2"]);
+        check(&["1.1.1.1"], &["1.1.1.1"]);
+        check(&["1.0.0.1", "1.0.0.2", "1.0.0.3", "1.0.0.4", "1.0.0.5"], &["1.0.0.1", "1.0.0.2", "1.0.0.3", "1.0.0.4"]);
+        check(&["2000::1", "2000::2", "1.1.1.1"], &["2000::1", "1.1.1.1", "2000::2"]);
+        check(&[], &[]);
+    }
+}
