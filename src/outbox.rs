@@ -10,7 +10,7 @@ use crate::policy::routing;
 use crate::registry::Registry;
 use crate::store::{NewEvent, Store};
 
-pub use crate::store::{Acceptance, Idempotency, NewEvent as Submission, Refusal, StoreError};
+pub use crate::store::{Acceptance, Idempotency, NewEvent as Submission, Receipt, Refusal, StoreError};
 
 /// Accepts events.
 #[derive(Clone)]
@@ -26,12 +26,17 @@ impl Outbox {
         Outbox { store, registry, metrics }
     }
 
-    /// Stores an event and what is owed because of it. `endpoints` of the submission is decided here.
-    /// Returns once it is durable.
-    pub async fn commit(&self, event: Submission) -> Result<Acceptance, Refusal> {
+    /// Hands an event and what is owed because of it to the store. `endpoints` of the submission is
+    /// decided here. Many can be handed over before the first is awaited: they share a commit.
+    pub fn submit(&self, event: Submission) -> Receipt<Acceptance> {
         let endpoint = self.registry.endpoint_of(&event.merchant);
         let endpoints = routing::route(event.event_type, endpoint.as_deref());
-        let committed = self.store.accept(NewEvent { endpoints, ..event }).await;
+        self.store.accept(NewEvent { endpoints, ..event })
+    }
+
+    /// Waits until what was submitted is durable.
+    pub async fn committed(&self, receipt: Receipt<Acceptance>) -> Result<Acceptance, Refusal> {
+        let committed = receipt.await;
         match &committed {
             Ok(Acceptance::Fresh { .. }) => self.metrics.accepted.increment(1),
             Ok(Acceptance::Duplicate { .. }) => self.metrics.duplicates.increment(1),

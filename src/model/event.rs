@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{EventId, InvalidId, MerchantId};
+use super::{EventId, InvalidId, MerchantId, Timestamp};
 
 /// The four kinds of events, as the merchants' page lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +105,8 @@ pub struct Event {
     pub resource_id: Option<Arc<str>>,
     /// W3C trace context of the producer, passed on as it came.
     pub traceparent: Option<Arc<str>>,
+    /// When the platform says that it happened.
+    pub occurred_at: Option<Timestamp>,
     /// Exactly the bytes that the merchant receives.
     pub payload: Bytes,
 }

@@ -188,6 +188,7 @@ impl Committer {
             event_type: event.event_type.code(),
             resource_id: event.resource_id.as_deref().map(str::to_owned),
             traceparent: event.traceparent.as_deref().map(str::to_owned),
+            occurred_at: event.occurred_at.map(Timestamp::as_ms),
             idempotency: event.idempotency.map(|i| (short(&i.key), short(&i.content))),
             endpoints: self.alive(&event),
         };

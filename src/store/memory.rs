@@ -253,6 +253,7 @@ impl State {
             event_type: new.event_type,
             resource_id: new.resource_id,
             traceparent: new.traceparent,
+            occurred_at: new.occurred_at,
             payload: new.payload,
         };
         let delivery = addressee

@@ -34,6 +34,8 @@ pub struct NewEvent {
     pub resource_id: Option<Arc<str>>,
     /// W3C trace context, at most 255 bytes.
     pub traceparent: Option<Arc<str>>,
+    /// When the platform says that it happened.
+    pub occurred_at: Option<Timestamp>,
     /// Exactly the bytes to deliver.
     pub payload: Bytes,
     /// The producer's name for it, where it gave one.

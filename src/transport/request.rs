@@ -4,12 +4,14 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Uri};
 
 use super::Parcel;
-use crate::model::Sent;
+use crate::model::{EventId, EventType, Sent};
 use crate::policy::egress::Target;
 use crate::policy::signature;
 
@@ -23,6 +25,35 @@ const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// What the product calls itself to receivers.
+pub const USER_AGENT_TEXT: &str = concat!("Posthaste/", env!("CARGO_PKG_VERSION"));
+
+/// What the headers of a request say, besides its signatures.
+#[derive(Clone, Copy, Debug)]
+pub struct Headline<'a> {
+    /// `webhook-id`.
+    pub event: EventId,
+    /// `X-Webhook-Event`.
+    pub event_type: EventType,
+    /// `X-Webhook-Attempt`.
+    pub number: u32,
+    /// `X-Webhook-Sequence`.
+    pub sequence: u64,
+    /// `traceparent`.
+    pub traceparent: Option<&'a str>,
+    /// `Content-Length`.
+    pub payload_len: usize,
+}
+
+/// The headers of a request as names and values, but for `Host`, which is the URL's of that time.
+pub fn shown_headers(headline: &Headline<'_>, sent: &Sent) -> Vec<(String, String)> {
+    let headers = headers(None, headline, sent, &HeaderValue::from_static(USER_AGENT_TEXT)).unwrap_or_default();
+    let shown = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    headers.iter().map(shown).collect()
+}
+
 /// `Host` stands first because some receivers read no further before they route. `None` where a part is no
 /// legal header value or path, which the rules for URLs and our own formats exclude.
 pub(super) fn request(
@@ -33,9 +64,28 @@ pub(super) fn request(
 ) -> Option<Request<Full<Bytes>>> {
     let path: PathAndQuery = target.path_and_query.parse().ok()?;
     let mut request = Request::post(Uri::from(path)).body(Full::new(parcel.payload.clone())).ok()?;
-    let headers = request.headers_mut();
-    headers.reserve(16);
-    headers.insert(HOST, text(target.authority())?);
+    let headline = Headline {
+        event: parcel.event,
+        event_type: parcel.event_type,
+        number: parcel.number,
+        sequence: parcel.sequence,
+        traceparent: parcel.traceparent.as_deref(),
+        payload_len: parcel.payload.len(),
+    };
+    *request.headers_mut() = headers(Some(target.authority()), &headline, sent, user_agent)?;
+    Some(request)
+}
+
+fn headers(
+    host: Option<String>,
+    headline: &Headline<'_>,
+    sent: &Sent,
+    user_agent: &HeaderValue,
+) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(16);
+    if let Some(host) = host {
+        headers.insert(HOST, text(host)?);
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, user_agent.clone());
     if let Some(digest) = &sent.signature {
@@ -44,20 +94,20 @@ pub(super) fn request(
     if let Some(digest) = &sent.signature_old {
         headers.insert(X_WEBHOOK_SIGNATURE_PREVIOUS, text(signature::hex(digest))?);
     }
-    headers.insert(X_WEBHOOK_EVENT, HeaderValue::from_static(parcel.event_type.as_str()));
-    headers.insert(X_WEBHOOK_ATTEMPT, HeaderValue::from(parcel.number));
-    headers.insert(X_WEBHOOK_SEQUENCE, HeaderValue::from(parcel.sequence));
-    headers.insert(WEBHOOK_ID, text(parcel.event.to_string())?);
+    headers.insert(X_WEBHOOK_EVENT, HeaderValue::from_static(headline.event_type.as_str()));
+    headers.insert(X_WEBHOOK_ATTEMPT, HeaderValue::from(headline.number));
+    headers.insert(X_WEBHOOK_SEQUENCE, HeaderValue::from(headline.sequence));
+    headers.insert(WEBHOOK_ID, text(headline.event.to_string())?);
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(sent.timestamp_s));
     if let Some(value) = signature::standard(sent) {
         headers.insert(WEBHOOK_SIGNATURE, text(value)?);
     }
-    if let Some(value) = parcel.traceparent.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
+    if let Some(value) = headline.traceparent.and_then(|value| HeaderValue::from_str(value).ok()) {
         headers.insert(TRACEPARENT, value);
     }
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(parcel.payload.len()));
-    Some(request)
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(headline.payload_len));
+    Some(headers)
 }
 
 fn text(value: String) -> Option<HeaderValue> {

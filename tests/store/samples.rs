@@ -64,6 +64,7 @@ pub(crate) fn unrouted(merchant: &str) -> NewEvent {
         event_type: EventType::CardTransaction,
         resource_id: None,
         traceparent: None,
+        occurred_at: None,
         payload: Bytes::from_static(b"{\"amount\":1}"),
         idempotency: None,
         endpoints: Vec::new(),

@@ -60,6 +60,7 @@ pub(crate) struct AcceptedV1 {
     pub(crate) event_type: u8,
     pub(crate) resource_id: Option<String>,
     pub(crate) traceparent: Option<String>,
+    pub(crate) occurred_at: Option<i64>,
     /// Digest of the producer's key and of the content, cut to 128 bits.
     pub(crate) idempotency: Option<(u128, u128)>,
     pub(crate) endpoints: Vec<u64>,
@@ -82,6 +83,7 @@ impl AcceptedV1 {
             event_type: self.event_type()?,
             resource_id: self.resource_id.as_deref().map(Into::into),
             traceparent: self.traceparent.as_deref().map(Into::into),
+            occurred_at: self.occurred_at.map(Timestamp::from_ms),
             payload,
         })
     }
