@@ -1,8 +1,19 @@
-//! Posthaste.
+//! Posthaste: accepts events durably, delivers them signed, shows what happened.
+pub mod api;
+pub mod admin;
 pub mod clock;
+pub mod config;
+pub mod dispatcher;
+pub mod engine;
 pub mod entropy;
+pub mod history;
 pub mod http;
+pub mod ingest;
+pub mod metrics;
 pub mod model;
+pub mod outbox;
 pub mod policy;
+pub mod registry;
+pub mod shard;
 pub mod store;
 pub mod transport;

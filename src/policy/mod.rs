@@ -4,5 +4,6 @@
 //! Never here: async, IO, clocks, chance.
 
 pub mod egress;
+pub mod retry;
 pub mod routing;
 pub mod signature;
