@@ -1,5 +1,6 @@
 //! Posthaste.
 pub mod clock;
+pub mod config;
 pub mod entropy;
 pub mod http;
 pub mod model;
