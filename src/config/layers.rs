@@ -179,7 +179,7 @@ fn from_text(known: &BTreeMap<String, Value>, key: String, text: String, origin:
     Setting { key, text, value, origin }
 }
 
-/// `a,b`; empty: an empty list. Only the list of ports has numbers in it.
+/// `a,b`; empty: an empty list. Numbers where the manual's list has some.
 fn list(example: &[Value], text: &str) -> Result<Value, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let is_text = example.iter().any(Value::is_str);

@@ -170,7 +170,7 @@ pub struct Egress {
     /// Ranges allowed though private or reserved.
     #[serde(deserialize_with = "networks")]
     pub allow: Vec<IpNet>,
-    /// Ports allowed; empty: the default rule.
+    /// Ports allowed; empty: any.
     pub ports: Vec<u16>,
     /// Domains denied.
     pub denied_suffixes: Vec<String>,
