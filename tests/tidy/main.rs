@@ -41,7 +41,7 @@ const SPAWNS_MAX: usize = 4;
 const TOP_LEVEL: [&str; 9] =
     ["Cargo.toml", "Cargo.lock", "LICENSE-MIT", "LICENSE-APACHE", "README.md", "benches", "config", "docs", "src"];
 const TOP_LEVEL_TOO: [&str; 2] = ["tests", "target"];
-const FILE_NAMES_BANNED: [&str; 8] = ["util", "utils", "helper", "helpers", "common", "manager", "misc", "shared"];
+const FILE_NAMES_BANNED: [&str; 7] = ["util", "utils", "helper", "helpers", "common", "manager", "misc"];
 const CORE_WORDS_BANNED: [(&str, &str); 13] = [
     ("async", "the shell awaits, the core returns what to do"),
     ("await", "the shell awaits, the core returns what to do"),

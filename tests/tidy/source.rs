@@ -118,11 +118,12 @@ impl Source {
 /// Where `word` stands and is not a part of a longer word.
 fn words(code: &str, word: &str) -> impl Iterator<Item = usize> {
     let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let (may_grow_left, may_grow_right) = (is_part(word.chars().next()), is_part(word.chars().next_back()));
     let places = code.match_indices(word).map(|(at, _)| at);
     places.filter(move |at| {
         let (before, after) = (code[..*at].chars().next_back(), code[at + word.len()..].chars().next());
-        let ends_in_word = is_part(word.chars().next_back());
-        !(is_part(before) && is_part(word.chars().next())) && !(ends_in_word && is_part(after))
+        let is_longer = (may_grow_left && is_part(before)) || (may_grow_right && is_part(after));
+        !is_longer
     })
 }
 

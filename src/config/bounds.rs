@@ -1,0 +1,156 @@
+//! What values may be: each key alone, and keys together.
+//!
+//! Never changes a value: what is out of bounds is refused, not cut.
+
+use super::units::{show_bytes, show_ms};
+use super::{Config, Listener};
+
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// A key and what is wrong with it.
+type Finding = (String, String);
+
+/// What is out of bounds, each key looked at alone.
+pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
+    let mut check = Check::default();
+    for (section, listener) in config.listeners() {
+        check_listener(&mut check, section, listener);
+    }
+    let storage = &config.storage;
+    check.count("storage.commit_queue_max", storage.commit_queue_max, 1, 1 << 20);
+    check.bytes("storage.segment_bytes", storage.segment_bytes, MIB, 4 * GIB);
+    check.ms("storage.index_flush", storage.index_flush_ms, 10, MINUTE_MS);
+    check.bytes("storage.index_cache_bytes", storage.index_cache_bytes, MIB, TIB);
+    check.bytes("storage.free_bytes_min", storage.free_bytes_min, 16 * MIB, TIB);
+    check.ms("storage.retention_age", storage.retention_age_ms, HOUR_MS, 3650 * DAY_MS);
+    check.bytes("storage.retention_bytes_max", storage.retention_bytes_max, 64 * MIB, 1024 * TIB);
+    check.ms("storage.idempotency_window", storage.idempotency_window_ms, DAY_MS, 365 * DAY_MS);
+    check.require("storage.data_dir", !storage.data_dir.as_os_str().is_empty(), "must be a directory");
+    let delivery = &config.delivery;
+    check.ms("delivery.timeout", delivery.timeout_ms, 100, MINUTE_MS);
+    check.count("delivery.in_flight_max", delivery.in_flight_max, 1, 1 << 16);
+    check.count("delivery.in_flight_per_merchant_max", delivery.in_flight_per_merchant_max, 1, 1 << 16);
+    check.count("delivery.in_flight_per_endpoint_max", delivery.in_flight_per_endpoint_max, 1, 1 << 16);
+    check.count("delivery.window_max", delivery.window_max, 1, 1 << 20);
+    check.ms("delivery.retry_after_max", delivery.retry_after_ms_max, SECOND_MS, 30 * DAY_MS);
+    let waits = &delivery.retry_schedule_ms;
+    check.require("delivery.retry_schedule", waits.len() <= 100, "must have at most 100 entries");
+    for wait in waits {
+        check.ms("delivery.retry_schedule", *wait, 100, 30 * DAY_MS);
+    }
+    check.require("delivery.retry_jitter", (0.0..=1.0).contains(&delivery.retry_jitter), "must be from 0.0 to 1.0");
+    let egress = &config.egress;
+    check.require("egress.ports", !egress.ports.contains(&0), "must not have port 0");
+    let are_names = egress.denied_suffixes.iter().all(|s| !s.is_empty() && !s.starts_with(['.', '*']));
+    check.require(
+        "egress.denied_suffixes",
+        are_names,
+        "must be domains such as \"corp.example\", without * or a dot before",
+    );
+    let events = &config.events;
+    check.bytes("events.body_bytes_max", events.body_bytes_max, KIB, 16 * MIB);
+    check.count("events.batch_lines_max", events.batch_lines_max, 1, 100_000);
+    check.bytes("events.batch_bytes_max", events.batch_bytes_max, KIB, GIB);
+    check.0
+}
+
+fn check_listener(check: &mut Check, section: &str, listener: &Listener) {
+    let key = |name: &str| format!("{section}.{name}");
+    check.count(&key("connections_max"), listener.connections_max, 1, 1 << 20);
+    check.count(&key("connections_per_ip_max"), listener.connections_per_ip_max, 1, 1 << 20);
+    check.ms(&key("head_timeout"), listener.head_timeout_ms, 100, 10 * MINUTE_MS);
+    check.bytes(&key("head_bytes_max"), listener.head_bytes_max, KIB, MIB);
+    check.count(&key("headers_max"), listener.headers_max, 8, 1000);
+    check.bytes(&key("uri_bytes_max"), listener.uri_bytes_max, 256, 64 * KIB);
+    check.ms(&key("body_timeout"), listener.body_timeout_ms, 100, HOUR_MS);
+    check.bytes(&key("body_bytes_in_flight_max"), listener.body_bytes_in_flight_max, 64 * KIB, TIB);
+    check.ms(&key("tls_handshake_timeout"), listener.tls_handshake_timeout_ms, 100, MINUTE_MS);
+    check.ms(&key("keep_alive_idle"), listener.keep_alive_idle_ms, 100, HOUR_MS);
+    check.ms(&key("write_timeout"), listener.write_timeout_ms, 100, HOUR_MS);
+    check.ms(&key("linger"), listener.linger_ms, 0, MINUTE_MS);
+    check.bytes(&key("linger_bytes_max"), listener.linger_bytes_max, 0, GIB);
+    check.ms(&key("drain_max"), listener.drain_ms_max, 0, HOUR_MS);
+}
+
+/// What is wrong only together, named by the key that should change.
+pub(super) fn combinations(config: &Config) -> Vec<Finding> {
+    let mut check = Check::default();
+    for (section, listener) in config.listeners() {
+        let key = |name: &str| format!("{section}.{name}");
+        let (cert, private) = (listener.tls_cert.is_some(), listener.tls_key.is_some());
+        check.require(&key("tls_key"), private || !cert, "must be set, because tls_cert is");
+        check.require(&key("tls_cert"), cert || !private, "must be set, because tls_key is");
+        check.at_most(
+            &key("connections_per_ip_max"),
+            listener.connections_per_ip_max,
+            "connections_max",
+            listener.connections_max,
+        );
+        check.at_most(&key("uri_bytes_max"), listener.uri_bytes_max, "head_bytes_max", listener.head_bytes_max);
+    }
+    let addresses = config.listeners().map(|(section, listener)| (section, listener.address));
+    for (i, (section, address)) in addresses.iter().enumerate() {
+        let twin = addresses[..i].iter().find(|(_, other)| other == address && address.port() != 0);
+        if let Some((other, _)) = twin {
+            check.require(&format!("{section}.address"), false, &format!("must differ from {other}.address"));
+        }
+    }
+    let delivery = &config.delivery;
+    let merchant = delivery.in_flight_per_merchant_max;
+    check.at_most("delivery.in_flight_per_merchant_max", merchant, "in_flight_max", delivery.in_flight_max);
+    let endpoint = delivery.in_flight_per_endpoint_max;
+    check.at_most("delivery.in_flight_per_endpoint_max", endpoint, "in_flight_per_merchant_max", merchant);
+    let events = &config.events;
+    check.at_most("events.body_bytes_max", events.body_bytes_max, "batch_bytes_max", events.batch_bytes_max);
+    let memory = config.ingest.body_bytes_in_flight_max;
+    check.at_most("events.batch_bytes_max", events.batch_bytes_max, "ingest.body_bytes_in_flight_max", memory);
+    check.at_most(
+        "events.batch_bytes_max",
+        events.batch_bytes_max,
+        "storage.segment_bytes",
+        config.storage.segment_bytes,
+    );
+    let auth = &config.auth;
+    let one_key = auth.operator_key.is_none() || auth.operator_key_file.is_none();
+    check.require("auth.operator_key", one_key, "must not be set together with operator_key_file");
+    check.0
+}
+
+#[derive(Default)]
+struct Check(Vec<Finding>);
+
+impl Check {
+    fn count(&mut self, key: &str, value: usize, min: u64, max: u64) {
+        self.within(key, value as u64, min, max, |n| n.to_string());
+    }
+
+    fn bytes(&mut self, key: &str, value: usize, min: u64, max: u64) {
+        self.within(key, value as u64, min, max, |n| format!("{:?}", show_bytes(n)));
+    }
+
+    fn ms(&mut self, key: &str, value: u64, min: u64, max: u64) {
+        self.within(key, value, min, max, |n| format!("{:?}", show_ms(n)));
+    }
+
+    fn within(&mut self, key: &str, value: u64, min: u64, max: u64, show: fn(u64) -> String) {
+        let detail = format!("must be from {} to {}", show(min), show(max));
+        self.require(key, (min..=max).contains(&value), &detail);
+    }
+
+    fn at_most(&mut self, key: &str, value: usize, other: &str, most: usize) {
+        self.require(key, value <= most, &format!("must not be more than {other}"));
+    }
+
+    fn require(&mut self, key: &str, holds: bool, detail: &str) {
+        if !holds {
+            self.0.push((key.to_owned(), detail.to_owned()));
+        }
+    }
+}
