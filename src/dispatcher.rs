@@ -29,7 +29,7 @@ const NOTICES_MAX: usize = 256;
 /// The longest sleep, so that a wall clock that was set forward is noticed.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
-/// How long a page that could not be read is left alone.
+/// How long what could not be read is left alone.
 const REREAD_DELAY: Duration = Duration::from_millis(200);
 
 /// What the rest of the product asks of a dispatcher.
@@ -138,10 +138,16 @@ pub struct Dispatcher {
 
 /// Something that ran beside the loop has ended.
 enum Done {
-    Attempt { endpoint: Arc<Endpoint>, attempt: Box<Attempt> },
+    Attempt {
+        endpoint: Arc<Endpoint>,
+        attempt: Box<Attempt>,
+    },
     /// Nothing was sent: the endpoint is gone, or the payload cannot be read.
     Unmade,
-    Page { endpoint: EndpointId, page: Result<DuePage, StoreError> },
+    Page {
+        endpoint: EndpointId,
+        page: Result<DuePage, StoreError>,
+    },
     Disabled,
 }
 
@@ -161,7 +167,16 @@ impl Dispatcher {
         controls: mpsc::UnboundedReceiver<Control>,
         notices: mpsc::Receiver<Notice>,
     ) -> Dispatcher {
-        Dispatcher { shard, tools, vitals, controls, notices, work: JoinSet::new(), running: HashMap::new(), draining: false }
+        Dispatcher {
+            shard,
+            tools,
+            vitals,
+            controls,
+            notices,
+            work: JoinSet::new(),
+            running: HashMap::new(),
+            draining: false,
+        }
     }
 
     /// Runs until drained, or until the store's notices end.
@@ -170,7 +185,7 @@ impl Dispatcher {
         loop {
             self.act();
             self.report();
-            if self.draining && self.shard.is_idle() {
+            if self.draining && self.is_idle() {
                 return;
             }
             match self.hear(&mut notices).await {
@@ -181,6 +196,12 @@ impl Dispatcher {
                 None => return,
             }
         }
+    }
+
+    /// Whether everything that was begun is recorded.
+    fn is_idle(&self) -> bool {
+        let figures = self.shard.figures();
+        figures.in_flight == 0 && figures.settling == 0 && self.running.is_empty()
     }
 
     async fn hear(&mut self, notices: &mut Vec<Notice>) -> Option<Input> {
@@ -217,7 +238,11 @@ impl Dispatcher {
         let task = self.work.spawn(async move {
             // As it is now, not as it was when the event came: a mended URL rescues what waits.
             let endpoint = tools.registry.endpoint(delivery.endpoint);
-            let Some(endpoint) = endpoint else { return Done::Unmade };
+            let Some(endpoint) = endpoint else {
+                // Its deletion is on its way to the shard.
+                tokio::time::sleep(REREAD_DELAY).await;
+                return Done::Unmade;
+            };
             let (payload, traceparent) = match delivery.payload {
                 Some(payload) => (payload, delivery.traceparent),
                 None => match tools.store.event(delivery.location) {
@@ -249,12 +274,25 @@ impl Dispatcher {
         let at = self.tools.clock.now();
         let attempts_before = delivery.attempts_before;
         let due = delivery.due;
-        self.tools.store.settle(Settlement { delivery, attempt: None, status: Status::Canceled, at, due, attempts_before });
+        self.tools.store.settle(Settlement {
+            delivery,
+            attempt: None,
+            status: Status::Canceled,
+            at,
+            due,
+            attempts_before,
+        });
     }
 
     fn read(&mut self, endpoint: EndpointId, from: DueKey, limit: usize) {
         let store = Arc::clone(&self.tools.store);
-        self.work.spawn_blocking(move || Done::Page { endpoint, page: store.due(endpoint, from, limit) });
+        self.work.spawn_blocking(move || {
+            let page = store.due(endpoint, from, limit);
+            if page.is_err() {
+                std::thread::sleep(REREAD_DELAY);
+            }
+            Done::Page { endpoint, page }
+        });
     }
 
     fn control(&mut self, control: Control) {
@@ -287,7 +325,9 @@ impl Dispatcher {
             Err(panicked) => (panicked.id(), None),
         };
         match (self.running.remove(&id), done) {
-            (Some(delivery), Some(Done::Attempt { endpoint, attempt })) => self.settle(&delivery, Some(endpoint), *attempt),
+            (Some(delivery), Some(Done::Attempt { endpoint, attempt })) => {
+                self.settle(&delivery, Some(endpoint), *attempt)
+            }
             (Some(delivery), Some(_)) => self.shard.give_back(delivery.endpoint, delivery.event),
             (Some(delivery), None) => {
                 tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
@@ -361,21 +401,14 @@ impl Dispatcher {
     fn resend(&mut self, merchant: &MerchantId, event: EventId, endpoint: EndpointId) -> Result<Resent, StoreError> {
         let Some(dossier) = self.tools.store.dossier(merchant, event)? else { return Ok(Resent::Unknown) };
         let now = self.tools.clock.now();
-        let known = dossier.delivery;
-        let delivery = match known {
-            Some(delivery) if delivery.status.is_waiting() => match self.shard.recall(delivery.endpoint, event) {
-                Recall::Busy => return Ok(Resent::UnderWay),
-                Recall::Waiting(delivery) => delivery,
-                Recall::Unknown => {
-                    self.shard.hold(delivery.clone());
-                    delivery
-                }
-            },
-            known => {
-                let delivery = renewed(&dossier.event, dossier.location, known, endpoint);
-                self.shard.hold(delivery.clone());
-                delivery
-            }
+        let delivery = match dossier.delivery {
+            Some(delivery) if delivery.status.is_waiting() => delivery,
+            known => renewed(&dossier.event, dossier.location, known, endpoint),
+        };
+        let delivery = match self.shard.hold(&delivery) {
+            Recall::Busy => return Ok(Resent::UnderWay),
+            Recall::Waiting(delivery) => delivery,
+            Recall::Unknown => delivery,
         };
         let status = if delivery.attempts == 0 { Status::Pending } else { Status::Retrying };
         let attempts_before = delivery.attempts;
@@ -415,12 +448,7 @@ impl Dispatcher {
 }
 
 /// The delivery as which an event is owed anew, after its last state was a final one.
-fn renewed(
-    event: &Event,
-    location: Location,
-    known: Option<Delivery>,
-    endpoint: EndpointId,
-) -> Delivery {
+fn renewed(event: &Event, location: Location, known: Option<Delivery>, endpoint: EndpointId) -> Delivery {
     match known {
         Some(delivery) => Delivery { endpoint, ..delivery },
         None => Delivery {

@@ -2,6 +2,7 @@
 //!
 //! Never parses a request, never reads a configuration file.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::policy::retry::Schedule;
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
 use crate::store::embedded::{EmbeddedStore, Fatal, OpenFault, Probes, Surroundings};
-use crate::store::{Notice, NoticeSink, Store, StoreError, StoreFigures};
+use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
 pub use crate::dispatcher::Resent;
@@ -109,8 +110,7 @@ impl Engine {
     /// inside the runtime.
     pub fn start(dir: &Path, limits: &Limits, world: World) -> Result<Engine, StartFault> {
         let World { clock, entropy, transport, metrics, fatal, operator_digests } = world;
-        let (controls, controls_in): (Vec<_>, Vec<_>) =
-            (0..limits.shards).map(|_| mpsc::unbounded_channel()).unzip();
+        let (controls, controls_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::unbounded_channel()).unzip();
         let (notices, notices_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::channel(NOTICES_MAX)).unzip();
         let controls: Arc<[_]> = controls.into();
         let around = Surroundings {
@@ -225,14 +225,15 @@ fn take_up(
     let announce = |merchant: &MerchantId, control| {
         controls[shard_of(merchant, controls.len())].send(control).expect("the dispatchers have not begun yet");
     };
-    for endpoint in registry.endpoints() {
+    let mut owed = BTreeSet::new();
+    for Backlog { endpoint, merchant, .. } in store.backlog()? {
+        owed.insert(endpoint);
+        let gate = registry.endpoint(endpoint).map_or(Gate::Closed, |endpoint| gate(endpoint.state));
+        announce(&merchant.clone(), Control::Open { endpoint, merchant, gate, backlog: true });
+    }
+    for endpoint in registry.endpoints().into_iter().filter(|endpoint| !owed.contains(&endpoint.id)) {
         let (gate, merchant) = (gate(endpoint.state), endpoint.merchant.clone());
         announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false });
-    }
-    for backlog in store.backlog()? {
-        let gate = registry.endpoint(backlog.endpoint).map_or(Gate::Closed, |endpoint| gate(endpoint.state));
-        let merchant = backlog.merchant.clone();
-        announce(&backlog.merchant, Control::Open { endpoint: backlog.endpoint, merchant, gate, backlog: true });
     }
     Ok(())
 }
@@ -275,6 +276,7 @@ fn share(limits: &ShardLimits, shards: usize) -> ShardLimits {
     let part = |whole: usize| whole.div_ceil(shards);
     ShardLimits {
         in_flight_max: part(limits.in_flight_max),
+        settling_max: part(limits.settling_max),
         window_max: part(limits.window_max),
         payload_bytes_max: part(limits.payload_bytes_max),
         ..limits.clone()
@@ -307,4 +309,3 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         metrics.limit(name, value);
     }
 }
-

@@ -1,6 +1,6 @@
 //! Posthaste: accepts events durably, delivers them signed, shows what happened.
-pub mod api;
 pub mod admin;
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod dispatcher;

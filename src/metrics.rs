@@ -155,8 +155,7 @@ impl Metrics {
             in_flight: of.gauge("posthaste_attempts_in_flight", "Attempts under way"),
             windowed: of.gauge("posthaste_deliveries_in_memory", "Waiting deliveries held in memory"),
             waiting: of.gauge("posthaste_deliveries_waiting", "Deliveries owed, in memory and on disk"),
-            oldest_due_seconds: of
-                .gauge("posthaste_oldest_due_age_seconds", "Age of the delivery that is due longest"),
+            oldest_due_seconds: of.gauge("posthaste_oldest_due_age_seconds", "Age of the delivery that is due longest"),
             journal_bytes: of.gauge("posthaste_journal_size_bytes", "Bytes of journal on disk"),
             disk_free_bytes: of.gauge("posthaste_disk_free_bytes", "Bytes free where the data directory is"),
             commit_queued: of.gauge("posthaste_commit_queued", "Events waiting for the next group commit"),
@@ -253,9 +252,8 @@ impl Figures<'_> {
         values: [&'static str; N],
     ) -> Arc<[Counter]> {
         self.recorder.describe_counter(name.into(), None, about.into());
-        let counter = |value| {
-            self.recorder.register_counter(&Key::from_parts(name, vec![Label::new(label, value)]), &METADATA)
-        };
+        let counter =
+            |value| self.recorder.register_counter(&Key::from_parts(name, vec![Label::new(label, value)]), &METADATA);
         values.map(counter).into()
     }
 

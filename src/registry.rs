@@ -117,7 +117,15 @@ impl Registry {
         configured: Vec<Digest>,
     ) -> Result<Registry, StoreError> {
         let state = RwLock::new(State::of(store.catalog()?));
-        Ok(Registry { store, clock, entropy, sink, operator_digests: configured, state, changing: tokio::sync::Mutex::new(()) })
+        Ok(Registry {
+            store,
+            clock,
+            entropy,
+            sink,
+            operator_digests: configured,
+            state,
+            changing: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// A merchant.
@@ -128,7 +136,12 @@ impl Registry {
     /// At most `limit` merchants after `after`, by id.
     pub fn merchants(&self, after: Option<&MerchantId>, limit: usize) -> Vec<Arc<Merchant>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.state().merchants.range::<MerchantId, _>((from, Bound::Unbounded)).take(limit).map(|(_, m)| Arc::clone(m)).collect()
+        self.state()
+            .merchants
+            .range::<MerchantId, _>((from, Bound::Unbounded))
+            .take(limit)
+            .map(|(_, m)| Arc::clone(m))
+            .collect()
     }
 
     /// How many merchants there are.
@@ -260,10 +273,7 @@ impl Registry {
     }
 
     /// Sets or forgets (`None`) owners, all or none. The merchants must exist.
-    pub async fn change_owners(
-        &self,
-        owners: Vec<(OwnerKind, Arc<str>, Option<MerchantId>)>,
-    ) -> Result<(), Refusal> {
+    pub async fn change_owners(&self, owners: Vec<(OwnerKind, Arc<str>, Option<MerchantId>)>) -> Result<(), Refusal> {
         let changes = owners.into_iter().map(|(kind, id, owner)| match owner {
             Some(merchant) => Change::PutOwner(kind, id, merchant),
             None => Change::DeleteOwner(kind, id),

@@ -207,7 +207,8 @@ async fn read_lines(ingest: &Ingest, request: &mut Request) -> Result<Vec<Bytes>
         .map(|line| body.slice_ref(line))
         .collect();
     if lines.len() > ingest.limits.batch_lines_max {
-        let detail = format!("A request holds at most {} lines; this one has {}.", ingest.limits.batch_lines_max, lines.len());
+        let detail =
+            format!("A request holds at most {} lines; this one has {}.", ingest.limits.batch_lines_max, lines.len());
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_lines", detail));
     }
     Ok(lines)
@@ -240,7 +241,8 @@ fn refused(refusal: Refusal) -> Problem {
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after_s(DISK_FULL_RETRY_AFTER_S)
         }
         Refusal::Stopped => {
-            let detail = "The process is stopping. It is not certain whether this was stored; try again with the same id.";
+            let detail =
+                "The process is stopping. It is not certain whether this was stored; try again with the same id.";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after_s(OVERLOAD_RETRY_AFTER_S)
         }
     }

@@ -275,6 +275,14 @@ impl Shard {
         Settled { delivery, verdict, attempts, disable: gone.then_some(DisabledReason::Gone) }
     }
 
+    /// The attempt could not be made: nothing was sent, and the delivery waits as it did before.
+    pub fn give_back(&mut self, endpoint: EndpointId, event: EventId) {
+        let queue = self.queues.get_mut(&endpoint).expect("an endpoint is known while an attempt is in flight");
+        let delivery = queue.finish(event);
+        self.turns.finish(&queue.merchant);
+        self.confirm(delivery);
+    }
+
     /// The store has recorded a change of a delivery that settles; `delivery` is its new state, which may
     /// be a final one. Whoever recalled or held a delivery and then leaves it alone confirms its old state.
     pub fn confirm(&mut self, mut delivery: Delivery) {

@@ -76,12 +76,7 @@ pub(super) fn request(
     Some(request)
 }
 
-fn headers(
-    host: Option<String>,
-    headline: &Headline<'_>,
-    sent: &Sent,
-    user_agent: &HeaderValue,
-) -> Option<HeaderMap> {
+fn headers(host: Option<String>, headline: &Headline<'_>, sent: &Sent, user_agent: &HeaderValue) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(16);
     if let Some(host) = host {
         headers.insert(HOST, text(host)?);

@@ -1,0 +1,194 @@
+//! A merchant's webhook config: one resource, read, set whole, removed.
+//!
+//! Never changes anything where one field is wrong, never returns the secret.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Api, not_configured, stopping};
+use crate::http::{Fields, HeaderMap, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response};
+use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Secret};
+use crate::policy::egress;
+use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
+
+/// A config is far smaller.
+const BODY_BYTES_MAX: usize = 16 << 10;
+
+/// How long a replaced secret goes on signing where the merchant does not say.
+const SECRET_GRACE_S: u64 = 86_400;
+
+/// The longest grace that a merchant can ask for.
+const SECRET_GRACE_S_MAX: u64 = 7 * 86_400;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    url: &'a str,
+    event_types: ShownTypes,
+    enabled: bool,
+    secret_set: bool,
+    secret_hint: Option<String>,
+    state: &'static str,
+    state_reason: Option<&'static str>,
+    created_at: String,
+    updated_at: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ShownTypes {
+    Every(&'static str),
+    Only(Vec<&'static str>),
+}
+
+pub(super) async fn get(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
+    let merchant = api.merchant(&request)?;
+    let endpoint = api.engine.registry.endpoint_of(&merchant).ok_or_else(not_configured)?;
+    Ok(shown(StatusCode::OK, &endpoint))
+}
+
+pub(super) async fn put(api: Arc<Api>, mut request: Request) -> Result<Response, Problem> {
+    let merchant = api.merchant(&request)?;
+    let precondition = precondition(&request.headers)?;
+    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let config = read(&body, &api.rules)?;
+    let put = api.engine.registry.put_config(&merchant, config, &precondition).await;
+    let (endpoint, is_new) = put.map_err(rejected)?;
+    Ok(shown(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &endpoint))
+}
+
+/// Idempotent: removing what is not there is done already.
+pub(super) async fn delete(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
+    let merchant = api.merchant(&request)?;
+    let precondition = precondition(&request.headers)?;
+    api.engine.registry.delete_config(&merchant, &precondition).await.map_err(rejected)?;
+    Ok(response::empty())
+}
+
+fn read(body: &[u8], rules: &egress::Rules) -> Result<Config, Problem> {
+    let mut fields = Fields::parse(body)?;
+    let url = url(&mut fields, rules);
+    let event_types = event_types(&mut fields);
+    let enabled = fields.optional_bool("enabled").unwrap_or(true);
+    let secret = secret(&mut fields);
+    let grace_s = fields.optional_u64("secret_grace_seconds", SECRET_GRACE_S_MAX).unwrap_or(SECRET_GRACE_S);
+    fields.finish()?;
+    Ok(Config { url: url.into(), event_types, enabled, secret, secret_grace_ms: grace_s * 1000 })
+}
+
+fn url(fields: &mut Fields<'_>, rules: &egress::Rules) -> String {
+    let text = fields.required_str("url");
+    if text.is_empty() {
+        // An absent URL is noted already; saying what one looks like helps in both cases.
+        fields.fault("url", "url_invalid", "must be an HTTPS URL, such as https://yourapp.com/webhooks/incoming.");
+        return String::new();
+    }
+    match egress::target(&text, rules) {
+        Ok(target) => target.url,
+        Err(fault) => {
+            fields.fault("url", fault.code(), fault.to_string());
+            String::new()
+        }
+    }
+}
+
+fn event_types(fields: &mut Fields<'_>) -> EventTypes {
+    let known = || EventType::ALL.map(EventType::as_str).join(", ");
+    let words = match fields.optional_words("event_types") {
+        None => return EventTypes::EVERY,
+        Some(Words::One(word)) => {
+            if word != "all" {
+                let detail = format!("must be \"all\" or a list of {}.", known());
+                fields.fault("event_types", "unknown_event_type", detail);
+            }
+            return EventTypes::EVERY;
+        }
+        Some(Words::Many(words)) => words,
+    };
+    if words.is_empty() {
+        let detail = "must not be empty. Name at least one type, or \"all\"; to pause delivery set enabled to false.";
+        fields.fault("event_types", "empty_event_types", detail);
+    }
+    let mut types = Vec::with_capacity(words.len());
+    for (i, word) in words.iter().enumerate() {
+        match word.parse::<EventType>() {
+            Ok(event_type) => types.push(event_type),
+            Err(_) => {
+                fields.fault(format!("event_types[{i}]"), "unknown_event_type", format!("must be one of {}.", known()));
+            }
+        }
+    }
+    EventTypes::only(types).unwrap_or(EventTypes::EVERY)
+}
+
+fn secret(fields: &mut Fields<'_>) -> SecretChange {
+    match fields.nullable_str("secret") {
+        None => SecretChange::Keep,
+        Some(None) => SecretChange::Remove,
+        Some(Some(text)) => match Secret::new(&text) {
+            Some(secret) => SecretChange::Replace(secret),
+            None => {
+                let detail = format!("must have 1 to {} bytes; null removes it.", Secret::LEN_MAX);
+                fields.fault("secret", "invalid_length", detail);
+                SecretChange::Keep
+            }
+        },
+    }
+}
+
+/// `If-Match` and `If-None-Match: *` (RFC 9110 §13.1).
+fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
+    let broken =
+        |name| Problem::bad_request("invalid_precondition", format!("The {name} header cannot be understood."));
+    if let Some(value) = headers.get(header::IF_NONE_MATCH) {
+        return if value == "*" { Ok(Precondition::Absent) } else { Err(broken("If-None-Match")) };
+    }
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Precondition::None) };
+    if value == "*" {
+        return Ok(Precondition::Exists);
+    }
+    let tags: Vec<String> =
+        value.to_str().map_err(|_| broken("If-Match"))?.split(',').map(|tag| tag.trim().to_owned()).collect();
+    let is_tag = |tag: &String| tag.trim_start_matches("W/").starts_with('"') && tag.len() > 2 && tag.ends_with('"');
+    if tags.iter().all(is_tag) { Ok(Precondition::Tags(tags)) } else { Err(broken("If-Match")) }
+}
+
+fn rejected(rejected: Rejected) -> Problem {
+    match rejected {
+        Rejected::NoMerchant => Problem::unauthorized(),
+        Rejected::Precondition => {
+            let detail = "The config is not the one that the precondition names. Read it again and decide anew.";
+            Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
+        }
+        Rejected::Store(_) => stopping(),
+    }
+}
+
+fn shown(status: StatusCode, endpoint: &Endpoint) -> Response {
+    let event_types = if endpoint.event_types.is_every() {
+        ShownTypes::Every("all")
+    } else {
+        ShownTypes::Only(endpoint.event_types.iter().map(EventType::as_str).collect())
+    };
+    let reason = match endpoint.state {
+        EndpointState::Active | EndpointState::Paused => None,
+        EndpointState::Disabled(reason) => Some(reason.as_str()),
+    };
+    let mut answer = response::json(
+        status,
+        &Shown {
+            url: &endpoint.url,
+            event_types,
+            enabled: endpoint.state == EndpointState::Active,
+            secret_set: endpoint.secret.is_some(),
+            secret_hint: endpoint.secret.as_ref().map(Secret::hint),
+            state: endpoint.state.as_str(),
+            state_reason: reason,
+            created_at: endpoint.created_at.to_string(),
+            updated_at: endpoint.updated_at.to_string(),
+        },
+    );
+    let tag = HeaderValue::try_from(tag(endpoint)).expect("a tag is visible ASCII");
+    answer.headers_mut().insert(header::ETAG, tag);
+    answer
+}
