@@ -1,1 +1,2 @@
+//! The command line: parse, validate, build, serve, drain. Never a decision of business.
 fn main() {}

@@ -25,13 +25,13 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     }
     let storage = &config.storage;
     check.count("storage.commit_queue_max", storage.commit_queue_max, 1, 1 << 20);
-    check.bytes("storage.segment_bytes", storage.segment_bytes, MIB, 4 * GIB);
+    check.bytes("storage.segment_bytes", storage.segment_bytes, MIB, GIB);
     check.ms("storage.index_flush", storage.index_flush_ms, 10, MINUTE_MS);
     check.bytes("storage.index_cache_bytes", storage.index_cache_bytes, MIB, TIB);
     check.bytes("storage.free_bytes_min", storage.free_bytes_min, 16 * MIB, TIB);
-    check.ms("storage.retention_age", storage.retention_age_ms, HOUR_MS, 3650 * DAY_MS);
-    check.bytes("storage.retention_bytes_max", storage.retention_bytes_max, 64 * MIB, 1024 * TIB);
-    check.ms("storage.idempotency_window", storage.idempotency_window_ms, DAY_MS, 365 * DAY_MS);
+    check.bytes("storage.commit_queue_bytes_max", storage.commit_queue_bytes_max, MIB, GIB);
+    check.ms("storage.settle_delay", storage.settle_delay_ms, 1, SECOND_MS);
+    check.count("storage.index_unwritten_max", storage.index_unwritten_max, 1_000, 10_000_000);
     check.require("storage.data_dir", !storage.data_dir.as_os_str().is_empty(), "must be a directory");
     let delivery = &config.delivery;
     check.ms("delivery.timeout", delivery.timeout_ms, 100, MINUTE_MS);
@@ -39,6 +39,10 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.count("delivery.in_flight_per_merchant_max", delivery.in_flight_per_merchant_max, 1, 1 << 16);
     check.count("delivery.in_flight_per_endpoint_max", delivery.in_flight_per_endpoint_max, 1, 1 << 16);
     check.count("delivery.window_max", delivery.window_max, 1, 1 << 20);
+    check.count("delivery.window_total_max", delivery.window_total_max, 1_000, 10_000_000);
+    check.bytes("delivery.window_payload_bytes_max", delivery.window_payload_bytes_max, MIB, 64 * GIB);
+    check.count("delivery.shards", delivery.shards, 0, 256);
+    check.ms("delivery.drain_max", delivery.drain_ms_max, 0, HOUR_MS);
     check.ms("delivery.retry_after_max", delivery.retry_after_ms_max, SECOND_MS, 30 * DAY_MS);
     let waits = &delivery.retry_schedule_ms;
     check.require("delivery.retry_schedule", waits.len() <= 100, "must have at most 100 entries");

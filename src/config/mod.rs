@@ -38,7 +38,7 @@ pub struct Config {
     pub ingest: Listener,
     /// Operators.
     pub admin: Listener,
-    /// Journal, index, retention.
+    /// Journal and index.
     pub storage: Storage,
     /// Attempts and retries.
     pub delivery: Delivery,
@@ -111,29 +111,28 @@ pub struct Listener {
 pub struct Storage {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// Requests that wait for the journal.
+    /// Events that wait for the journal.
     pub commit_queue_max: usize,
+    /// Their payloads.
+    #[serde(deserialize_with = "units::bytes")]
+    pub commit_queue_bytes_max: usize,
+    /// How long a settlement may wait for company.
+    #[serde(rename = "settle_delay", deserialize_with = "units::ms")]
+    pub settle_delay_ms: u64,
     /// Of a journal file.
     #[serde(deserialize_with = "units::bytes")]
     pub segment_bytes: usize,
     /// Between two flushes of the index.
     #[serde(rename = "index_flush", deserialize_with = "units::ms")]
     pub index_flush_ms: u64,
+    /// Changes by which the index may lag.
+    pub index_unwritten_max: usize,
     /// Memory for the index.
     #[serde(deserialize_with = "units::bytes")]
     pub index_cache_bytes: usize,
     /// Floor of free disk space.
     #[serde(deserialize_with = "units::bytes")]
     pub free_bytes_min: usize,
-    /// Age of history.
-    #[serde(rename = "retention_age", deserialize_with = "units::ms")]
-    pub retention_age_ms: u64,
-    /// Size of history.
-    #[serde(deserialize_with = "units::bytes")]
-    pub retention_bytes_max: usize,
-    /// How long a producer's id is remembered.
-    #[serde(rename = "idempotency_window", deserialize_with = "units::ms")]
-    pub idempotency_window_ms: u64,
 }
 
 /// `[delivery]`.
@@ -151,6 +150,16 @@ pub struct Delivery {
     pub in_flight_per_endpoint_max: usize,
     /// Deliveries of an endpoint in memory.
     pub window_max: usize,
+    /// Deliveries in memory in all.
+    pub window_total_max: usize,
+    /// Payloads in memory with them.
+    #[serde(deserialize_with = "units::bytes")]
+    pub window_payload_bytes_max: usize,
+    /// Schedulers; 0: one for each core.
+    pub shards: usize,
+    /// For attempts under way at a stop.
+    #[serde(rename = "drain_max", deserialize_with = "units::ms")]
+    pub drain_ms_max: u64,
     /// Waits after failed attempts.
     #[serde(rename = "retry_schedule", deserialize_with = "units::many_ms")]
     pub retry_schedule_ms: Vec<u64>,

@@ -120,7 +120,7 @@ fn flags_stand_over_the_environment_over_the_file_over_the_manual() {
     assert_eq!(config.storage.data_dir, PathBuf::from("/flag"));
     assert_eq!(config.storage.index_flush_ms, 3000);
     assert_eq!(config.storage.segment_bytes, 2 << 20);
-    assert_eq!(config.storage.commit_queue_max, 4096);
+    assert_eq!(config.storage.commit_queue_max, 8192);
     assert_eq!(config.events.card_state.card, ["/a", "/b"]);
     assert_eq!(config.egress.ports, [443, 8443]);
     assert_eq!(config.egress.allow, ["10.0.0.0/8".parse().expect("a range")]);
@@ -148,7 +148,7 @@ fn all_faults_are_reported_together_with_where_they_came_from() {
             "POSTHASTE__STORAGE__SEGMENT_BYTES: storage.segment_bytes = 64MB: \"64MB\" is no size: write a whole number and",
             "POSTHASTE__LOG__FORMAT: log.format = xml: unknown variant `xml`, expected `text` or `json`",
             "POSTHASTE__EGRESS__ALLOW_HTTP: egress.allow_http = yes: must be true or false",
-            "POSTHASTE__STORAGE: storage = x: is a section; its keys are commit_queue_max,",
+            "POSTHASTE__STORAGE: storage = x: is a section; its keys are commit_queue_bytes_max,",
             "public.tls_key: must be set, because tls_cert is",
         ],
     );
@@ -163,7 +163,7 @@ fn each_kind_of_fault_is_told() {
         ),
         ("[public]\nconnections_max = 0", "posthaste.toml:2: public.connections_max = 0: must be from 1 to"),
         ("[public]\nconnections_max = -1", "posthaste.toml:2: public.connections_max = -1: invalid value"),
-        ("[storage]\nidempotency_window = \"1h\"", "posthaste.toml:2: storage.idempotency_window"),
+        ("[storage]\nsettle_delay = \"1h\"", "posthaste.toml:2: storage.settle_delay"),
         (
             "[delivery]\nretry_schedule = [\"5s\", \"5\"]",
             "posthaste.toml:2: delivery.retry_schedule = [\"5s\", \"5\"]: \"5\" is no duration",

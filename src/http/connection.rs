@@ -3,9 +3,7 @@
 //! Never ends with a panic of a handler, and never writes a path, a query or a body to the log.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -154,7 +152,7 @@ async fn dispatch(
             let query = head.uri.query().map(str::to_owned);
             let Parts { method, headers, .. } = head;
             let request = Request { method, path, query, headers, remote, id: id.clone(), params, body };
-            let answered = survive(|| handler(request)).await.unwrap_or_else(|| {
+            let answered = to_its_end(handler(request)).await.unwrap_or_else(|| {
                 tracing::error!(listener = shared.name, route = pattern, request_id = id, "a handler panicked");
                 Err(Problem::internal())
             });
@@ -214,15 +212,11 @@ fn complete(headers: &mut HeaderMap, id: &str) {
     headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a request id is letters, digits, _ and -"));
 }
 
-/// Runs a handler; `None` where it panics. Its state is shared and must be sound after a panic anyway,
-/// because a panicking task leaves it in the same condition.
-async fn survive<T>(start: impl FnOnce() -> Pin<Box<dyn Future<Output = T> + Send>>) -> Option<T> {
-    let mut running = catch_unwind(AssertUnwindSafe(start)).ok()?;
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Some),
-        Err(_) => Poll::Ready(None),
-    })
-    .await
+/// Runs a handler to its end, also where the client goes away before: what was begun is never left half done.
+/// `None` where it panics.
+#[expect(clippy::disallowed_methods, reason = "a handler outlives its connection; it ends by its own deadlines")]
+async fn to_its_end<T: Send + 'static>(running: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    tokio::spawn(running).await.ok()
 }
 
 /// A body that tells the stream below when it is finished or given up.

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::request::Request;
 use super::response::Response;
 
-/// An answer under way. It is dropped where the client goes away before it is finished.
+/// An answer under way. It is finished also where the client goes away before.
 type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 type Handler = Arc<dyn Fn(Request) -> Answering + Send + Sync>;
 

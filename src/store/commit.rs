@@ -29,7 +29,7 @@ const BATCH_RECORDS_MAX: usize = 4096;
 /// One write that waits for the next group commit.
 pub(super) enum Command {
     /// An event; the look-up of its key as of an index generation found nothing or this.
-    Accept { event: NewEvent, known: Option<Known>, generation: u64, answer: Answer<Acceptance> },
+    Accept { event: Box<NewEvent>, known: Option<Known>, generation: u64, answer: Answer<Acceptance> },
     /// A delivery's step; nobody waits for it but through its notice.
     Settle(Box<Settlement>),
     /// Changes of configuration.
@@ -134,7 +134,7 @@ impl Committer {
             Command::Accept { event, known, generation, answer } => {
                 self.admission.leave(event.payload.len());
                 self.batch.urgent = true;
-                self.stage_event(event, known, generation, answer)?;
+                self.stage_event(*event, known, generation, answer)?;
             }
             Command::Settle(settlement) => {
                 if self.batch.since.is_none() {

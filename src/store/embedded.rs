@@ -206,7 +206,7 @@ impl Store for EmbeddedStore {
             return Receipt::ready(Err(Refusal::Stopped));
         };
         let (answer, receipt) = Receipt::pending();
-        if self.commands.send(Command::Accept { event, known, generation, answer }).is_err() {
+        if self.commands.send(Command::Accept { event: Box::new(event), known, generation, answer }).is_err() {
             self.admission.leave(bytes);
         }
         receipt

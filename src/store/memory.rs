@@ -450,6 +450,7 @@ mod tests {
             event_type: EventType::CardState,
             resource_id: None,
             traceparent: None,
+            occurred_at: None,
             payload: Bytes::new(),
             idempotency: None,
             endpoints: vec![EndpointId(1)],

@@ -7,6 +7,7 @@ use hyper::http::response::Parts;
 use hyper::{HeaderMap, StatusCode, Version};
 
 use crate::model::{ErrorCode, Outcome, Timestamp};
+use crate::policy::retry;
 
 /// What a head means. 101 was not asked for, and leaves a connection that speaks something else.
 pub(super) fn outcome(head: &Parts, now: Timestamp) -> Outcome {
@@ -16,19 +17,7 @@ pub(super) fn outcome(head: &Parts, now: Timestamp) -> Outcome {
     }
     let asks = matches!(head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     let value = head.headers.get(RETRY_AFTER).filter(|_| asks).and_then(|value| value.to_str().ok());
-    Outcome::of_status(head.status.as_u16(), value.and_then(|value| retry_after_ms(value, now)))
-}
-
-/// Milliseconds from `now` until the moment that a `Retry-After` names: seconds, or a date in the preferred
-/// form (RFC 9110, 10.2.3 and 5.6.7). A date that is past gives 0; what is neither gives `None`.
-pub fn retry_after_ms(value: &str, now: Timestamp) -> Option<u64> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(value.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(1000));
-    }
-    let date = jiff::civil::DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", value).ok()?;
-    let moment = jiff::tz::Offset::UTC.to_timestamp(date).ok()?;
-    Some(Timestamp::from_ms(moment.as_millisecond()).since_ms(now))
+    Outcome::of_status(head.status.as_u16(), value.and_then(|value| retry::parse_retry_after(value, now)))
 }
 
 /// Whether both sides agree beyond doubt where this answer ends (RFC 9112, 6): only then may its connection
@@ -68,23 +57,6 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_ms(784_111_777_000); // Sun, 06 Nov 1994 08:49:37 GMT
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let check = |value: &str, expect: Option<u64>| assert_eq!(retry_after_ms(value, NOW), expect, "{value:?}");
-        check("0", Some(0));
-        check(" 120 ", Some(120_000));
-        check("99999999", Some(99_999_999_000));
-        check("99999999999999999999999999", Some(u64::MAX));
-        check("Sun, 06 Nov 1994 08:49:38 GMT", Some(1_000));
-        check("Mon, 07 Nov 1994 08:49:37 GMT", Some(86_400_000));
-        check("Sun, 06 Nov 1994 08:49:36 GMT", Some(0));
-        check("Thu, 01 Jan 1970 00:00:00 GMT", Some(0));
-        for bad in ["", "-1", "+5", "1.5", "1e400", "soon", "0x10", "Sun, 06 Nov 1994", "Mon, 06 Nov 1994 08:49:38 GMT"]
-        {
-            check(bad, None);
-        }
-    }
 
     fn head(status: u16, version: Version, headers: &[(&'static str, &str)]) -> Parts {
         let mut builder = hyper::Response::builder().status(status).version(version);

@@ -23,7 +23,6 @@ use bytes::Bytes;
 
 use crate::model::{Attempt, Endpoint, EventId, EventType};
 
-pub use answer::retry_after_ms;
 pub use client::{HyperTransport, Limits, Settings, SetupFault};
 pub use request::{Headline, USER_AGENT_TEXT, shown_headers};
 pub use resolver::{DnsResolver, Lookup, LookupFault, Resolver, ResolverLimits};

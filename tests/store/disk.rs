@@ -48,7 +48,7 @@ fn open(dir: &Path, notices: &Arc<NoticeLog>, clock: &Arc<TestClock>, seed: u64)
         segment_bytes: 64 << 10,
         settle_delay_ms: 1,
         // Every other life ends with much that only the journal has.
-        index_flush_ms: if seed % 2 == 0 { 5 } else { 60_000 },
+        index_flush_ms: if seed.is_multiple_of(2) { 5 } else { 60_000 },
         unindexed_max: 400,
         index_cache_bytes: 8 << 20,
         free_bytes_min: 0,

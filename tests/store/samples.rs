@@ -65,7 +65,6 @@ pub(crate) fn unrouted(merchant: &str) -> NewEvent {
         resource_id: None,
         traceparent: None,
         occurred_at: None,
-        occurred_at: None,
         payload: Bytes::from_static(b"{\"amount\":1}"),
         idempotency: None,
         endpoints: Vec::new(),
