@@ -210,8 +210,10 @@ mod tests {
 
     #[test]
     fn the_reference_library_accepts_ours_with_every_kind_of_secret() {
+        // The reference library reads the clock itself.
+        let now = Timestamp::from_ms(jiff::Timestamp::now().as_millisecond());
         for text in [SPEC_SECRET, "plain words, not base64", "whsec_***not base64***", "whsec_", "é"] {
-            let sent = sign(&endpoint(Some(text), Some("the one before")), event(), NOW, BODY);
+            let sent = sign(&endpoint(Some(text), Some("the one before")), event(), now, BODY);
             let verifier = |text: &str| match text == SPEC_SECRET {
                 true => standardwebhooks::Webhook::new(text).unwrap(),
                 false => standardwebhooks::Webhook::from_bytes(text.into()).unwrap(),
@@ -220,10 +222,10 @@ mod tests {
             headers.insert("webhook-id", event().to_string().parse().unwrap());
             headers.insert("webhook-timestamp", sent.timestamp_s.to_string().parse().unwrap());
             headers.insert("webhook-signature", standard(&sent).unwrap().parse().unwrap());
-            assert!(verifier(text).verify_ignoring_timestamp(BODY, &headers).is_ok(), "{text}");
-            assert!(verifier("the one before").verify_ignoring_timestamp(BODY, &headers).is_ok(), "{text}: old secret");
-            assert!(verifier("another").verify_ignoring_timestamp(BODY, &headers).is_err(), "{text}: wrong secret");
-            assert!(verifier(text).verify_ignoring_timestamp(b"{}", &headers).is_err(), "{text}: other body");
+            assert!(verifier(text).verify(BODY, &headers).is_ok(), "{text}");
+            assert!(verifier("the one before").verify(BODY, &headers).is_ok(), "{text}: old secret");
+            assert!(verifier("another").verify(BODY, &headers).is_err(), "{text}: wrong secret");
+            assert!(verifier(text).verify(b"{}", &headers).is_err(), "{text}: other body");
         }
     }
 
