@@ -1,2 +1,17 @@
-//! The command line: parse, validate, build, serve, drain. Never a decision of business.
-fn main() {}
+//! The command line: one word, one thing to do.
+//!
+//! Never a decision of its own: what a command does stands in `cli`.
+
+use std::process::ExitCode;
+
+use posthaste::cli::{self, Command};
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Command::Serve(options) => cli::serve(&options),
+        Command::CheckConfig(options) => cli::check_config(&options),
+        Command::Manual => cli::manual(),
+        Command::Key => cli::key(),
+        Command::Verify(request) => cli::verify(&request),
+    }
+}

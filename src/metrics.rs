@@ -187,6 +187,23 @@ impl Metrics {
         self.recorder.register_gauge(&key, &METADATA)
     }
 
+    /// The connections of a listener that came to nothing: `refused` because their address has too many, `broken`
+    /// by the client, `accept_failed` for want of something of the host's.
+    pub fn connection_faults(&self, listener: &'static str, reason: &'static str) -> Counter {
+        let name = "posthaste_connection_faults_total";
+        self.recorder.describe_counter(name.into(), None, "Connections that came to nothing, by listener".into());
+        let labels = vec![Label::new("listener", listener), Label::new("reason", reason)];
+        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    /// Shows a configured limit of a listener.
+    pub fn listener_limit(&self, listener: &'static str, name: &'static str, value: f64) {
+        let about = "Configured limits of listeners by name";
+        self.recorder.describe_gauge("posthaste_listener_limit".into(), None, about.into());
+        let labels = vec![Label::new("listener", listener), Label::new("name", name)];
+        self.recorder.register_gauge(&Key::from_parts("posthaste_listener_limit", labels), &METADATA).set(value);
+    }
+
     /// The requests of a listener that were answered with a class of status: `2xx`, `4xx`, ….
     pub fn requests(&self, listener: &'static str, class: &'static str) -> Counter {
         let name = "posthaste_http_requests_total";

@@ -49,6 +49,7 @@ struct Setting {
 
 /// See [`Config::load`].
 pub(super) fn merge(
+    presets: &[(&str, &str, String)],
     file: Option<&Path>,
     environment: &[(String, String)],
     flags: &[(&str, &str, String)],
@@ -56,15 +57,17 @@ pub(super) fn merge(
     let manual: Table = MANUAL.parse().expect("the manual is TOML");
     let known = leaves(&manual);
     let mut faults = Vec::new();
-    let mut settings = file.map(|path| from_file(path, &mut faults)).unwrap_or_default();
+    let typed = |(name, key, text): &(&str, &str, String)| {
+        from_text(&known, (*key).to_owned(), text.clone(), (*name).to_owned())
+    };
+    let mut settings: Vec<Setting> = presets.iter().map(typed).collect();
+    settings.extend(file.map(|path| from_file(path, &mut faults)).unwrap_or_default());
     let variables = environment.iter().filter_map(|(name, text)| {
         let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase().replace("__", ".");
         Some(from_text(&known, key, text.clone(), name.clone()))
     });
     settings.extend(variables);
-    settings.extend(
-        flags.iter().map(|(flag, key, text)| from_text(&known, (*key).to_owned(), text.clone(), (*flag).to_owned())),
-    );
+    settings.extend(flags.iter().map(typed));
     let mut merged = manual.clone();
     let mut origins = BTreeMap::new();
     for setting in settings {

@@ -265,14 +265,16 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// The manual, over it `file`, over it those variables of `environment` that begin with `POSTHASTE__`, over it
-    /// `flags`: names as people type them, keys such as `storage.data_dir`, values. All faults are reported together.
+    /// The manual, over it `presets`, over it `file`, over it those variables of `environment` that begin with
+    /// `POSTHASTE__`, over it `flags`. Presets and flags are names as people type them, keys such as
+    /// `storage.data_dir`, values. All faults are reported together.
     pub fn load(
+        presets: &[(&str, &str, String)],
         file: Option<&Path>,
         environment: &[(String, String)],
         flags: &[(&str, &str, String)],
     ) -> Result<Config, Faults> {
-        let mut config = layers::merge(file, environment, flags)?;
+        let mut config = layers::merge(presets, file, environment, flags)?;
         if let Some(path) = &config.auth.operator_key_file {
             let read = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"));
             let digest = read.and_then(|text| KeyDigest::parse(text.trim_end()));

@@ -25,7 +25,7 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 /// The faults of a file with this text and these variables, as people see them, without the directory.
 fn faults(text: &str, pairs: &[(&str, &str)]) -> Vec<String> {
     let (directory, path) = file(text);
-    let faults = Config::load(Some(&path), &variables(pairs), &[]).expect_err("something is wrong");
+    let faults = Config::load(&[], Some(&path), &variables(pairs), &[]).expect_err("something is wrong");
     let directory = format!("{}/", directory.path().display());
     faults.to_string().lines().map(|line| line.replace(&directory, "")).collect()
 }
@@ -40,7 +40,7 @@ fn check(text: &str, pairs: &[(&str, &str)], expect: &[&str]) {
 
 #[test]
 fn nothing_set_is_what_the_manual_says() {
-    let config = Config::load(None, &[], &[]).expect("the manual is right");
+    let config = Config::load(&[], None, &[], &[]).expect("the manual is right");
     assert_eq!(config, Config::default());
     assert_eq!(config.public.limits(), http::Limits::default(), "the module's own defaults are the manual's");
     assert_eq!(config.public.tls(), None);
@@ -116,7 +116,7 @@ fn flags_stand_over_the_environment_over_the_file_over_the_manual() {
         ("PATH", "/bin"),
     ]);
     let flags = [("--data-dir", "storage.data_dir", "/flag".to_owned())];
-    let config = Config::load(Some(&path), &environment, &flags).expect("all is right");
+    let config = Config::load(&[], Some(&path), &environment, &flags).expect("all is right");
     assert_eq!(config.storage.data_dir, PathBuf::from("/flag"));
     assert_eq!(config.storage.index_flush_ms, 3000);
     assert_eq!(config.storage.segment_bytes, 2 << 20);
@@ -189,7 +189,7 @@ fn each_kind_of_fault_is_told() {
     ] {
         check(text, &[], &[expect]);
     }
-    let absent = Config::load(Some(Path::new("/nowhere/posthaste.toml")), &[], &[]).expect_err("absent");
+    let absent = Config::load(&[], Some(Path::new("/nowhere/posthaste.toml")), &[], &[]).expect_err("absent");
     assert!(absent.to_string().starts_with("/nowhere/posthaste.toml: cannot be read"), "{absent}");
 }
 
@@ -211,7 +211,7 @@ fn keys_that_do_not_fit_together_are_told() {
     }
     let any_port = "[admin]\naddress = \"127.0.0.1:0\"\n[ingest]\naddress = \"127.0.0.1:0\"";
     let (_directory, path) = file(any_port);
-    assert!(Config::load(Some(&path), &[], &[]).is_ok(), "port 0 is another port each time");
+    assert!(Config::load(&[], Some(&path), &[], &[]).is_ok(), "port 0 is another port each time");
 }
 
 #[test]
@@ -224,16 +224,18 @@ fn an_operator_key_comes_as_itself_as_digest_or_from_a_file() {
         ("POSTHASTE__AUTH__OPERATOR_KEY", format!("sha256:{hex}")),
         ("POSTHASTE__AUTH__OPERATOR_KEY_FILE", path.display().to_string()),
     ] {
-        let config = Config::load(None, &variables(&[(name, &value)]), &[]).expect(name);
+        let config = Config::load(&[], None, &variables(&[(name, &value)]), &[]).expect(name);
         assert_eq!(config.auth.operator_key, Some(KeyDigest(digest)), "{name}");
     }
     let both = variables(&[
         ("POSTHASTE__AUTH__OPERATOR_KEY", KEY),
         ("POSTHASTE__AUTH__OPERATOR_KEY_FILE", &path.display().to_string()),
     ]);
-    assert!(Config::load(None, &both, &[]).expect_err("both").to_string().contains("must not be set together"));
+    assert!(Config::load(&[], None, &both, &[]).expect_err("both").to_string().contains("must not be set together"));
     let absent = variables(&[("POSTHASTE__AUTH__OPERATOR_KEY_FILE", "/nowhere/key")]);
-    assert!(Config::load(None, &absent, &[]).expect_err("absent").to_string().contains("/nowhere/key: cannot be read"));
+    assert!(
+        Config::load(&[], None, &absent, &[]).expect_err("absent").to_string().contains("/nowhere/key: cannot be read")
+    );
 }
 
 #[test]
@@ -248,6 +250,6 @@ fn a_key_is_never_repeated() {
         assert!(faults.starts_with("posthaste.toml:2: auth.operator_key: must"), "{faults}");
         assert!(!faults.contains(hidden), "{faults}");
     }
-    let config = Config::load(None, &variables(&[("POSTHASTE__AUTH__OPERATOR_KEY", KEY)]), &[]).expect("right");
+    let config = Config::load(&[], None, &variables(&[("POSTHASTE__AUTH__OPERATOR_KEY", KEY)]), &[]).expect("right");
     assert!(format!("{config:?}").contains("operator_key: Some(KeyDigest)"));
 }

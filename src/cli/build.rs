@@ -1,0 +1,173 @@
+//! From the configuration to the parts: transport, engine limits, listeners with their surfaces.
+//!
+//! Never binds a port and never opens the data directory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::admin::{self, Admin, Readiness};
+use crate::api::{self, Api};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
+use crate::engine::{self, Engine, ShardLimits, StoreLimits};
+use crate::entropy::{Entropy, SystemEntropy};
+use crate::http::{Hooks, Routes, Server, Tls, TlsError};
+use crate::ingest::{self, Ingest, Pointers};
+use crate::metrics::Metrics;
+use crate::policy::egress;
+use crate::policy::retry::Schedule;
+use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
+
+/// Why the parts cannot be made from this configuration; a sentence that says what to change.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BuildFault {
+    /// A listener's certificate.
+    #[error("{section}.tls_cert, {section}.tls_key: {fault}")]
+    Tls { section: &'static str, fault: Box<TlsError> },
+    /// The way out.
+    #[error("egress: {0}")]
+    Transport(#[from] SetupFault),
+    /// The host's name servers.
+    #[error("/etc/resolv.conf, which names the DNS servers to ask: {0}")]
+    Resolver(String),
+}
+
+/// Where the parts take time and chance from.
+pub(super) struct Sources {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Sources {
+    fn default() -> Sources {
+        Sources { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+    }
+}
+
+/// Everything that can be found wrong without a port and without the data directory.
+pub(super) fn check(config: &Config) -> Result<(), BuildFault> {
+    for (section, listener) in config.listeners() {
+        tls(section, listener)?;
+    }
+    transport(config, Arc::new(SystemClock))?;
+    Ok(())
+}
+
+pub(super) fn tls(section: &'static str, listener: &config::Listener) -> Result<Option<Tls>, BuildFault> {
+    let load = |(certificate, key)| {
+        Tls::load(certificate, key).map_err(|fault| BuildFault::Tls { section, fault: Box::new(fault) })
+    };
+    listener.tls().map(load).transpose()
+}
+
+pub(super) fn transport(config: &Config, clock: Arc<dyn Clock>) -> Result<HyperTransport, BuildFault> {
+    let resolver = DnsResolver::system(ResolverLimits::default()).map_err(BuildFault::Resolver)?;
+    let defaults = Limits::default();
+    let limits = Limits {
+        timeout_ms: config.delivery.timeout_ms,
+        idle_per_endpoint_max: config.delivery.in_flight_per_endpoint_max,
+        idle_max: defaults.idle_max.max(config.delivery.in_flight_max),
+        ..defaults
+    };
+    Ok(HyperTransport::new(Settings {
+        rules: rules(config),
+        limits,
+        clock,
+        resolver: Arc::new(resolver),
+        extra_ca: config.egress.extra_ca_file.clone(),
+        user_agent: USER_AGENT_TEXT.to_owned(),
+    })?)
+}
+
+pub(super) fn rules(config: &Config) -> egress::Rules {
+    let egress = &config.egress;
+    egress::Rules {
+        allow_http: egress.allow_http,
+        allow: egress.allow.clone(),
+        ports: egress.ports.clone(),
+        denied_suffixes: egress.denied_suffixes.clone(),
+    }
+}
+
+pub(super) fn limits(config: &Config) -> engine::Limits {
+    let (storage, delivery) = (&config.storage, &config.delivery);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    engine::Limits {
+        shards: if delivery.shards == 0 { cores } else { delivery.shards },
+        store: StoreLimits {
+            segment_bytes: u32::try_from(storage.segment_bytes).expect("the bounds of the key fit"),
+            queued_max: storage.commit_queue_max as u64,
+            queued_bytes_max: storage.commit_queue_bytes_max as u64,
+            free_bytes_min: storage.free_bytes_min as u64,
+            settle_delay_ms: storage.settle_delay_ms,
+            index_flush_ms: storage.index_flush_ms,
+            unindexed_max: storage.index_unwritten_max,
+            index_cache_bytes: storage.index_cache_bytes as u64,
+        },
+        shard: ShardLimits {
+            in_flight_max: delivery.in_flight_max,
+            in_flight_per_merchant_max: delivery.in_flight_per_merchant_max,
+            in_flight_per_endpoint_max: delivery.in_flight_per_endpoint_max,
+            window_per_endpoint_max: delivery.window_max,
+            window_max: delivery.window_total_max,
+            payload_bytes_max: delivery.window_payload_bytes_max,
+            ..ShardLimits::default()
+        },
+        schedule: Schedule {
+            delays_ms: delivery.retry_schedule_ms.clone(),
+            jitter: delivery.retry_jitter,
+            retry_after_ms_max: delivery.retry_after_ms_max,
+        },
+    }
+}
+
+/// The routes of each listener, in the order of [`Config::listeners`].
+pub(super) fn routes(config: &Config, engine: &Arc<Engine>, sources: &Sources, readiness: &Readiness) -> [Routes; 3] {
+    let public = api::routes(Api { engine: Arc::clone(engine), rules: rules(config) });
+    let events = &config.events;
+    let pointers = [&events.card_transaction, &events.account_transaction, &events.account_topup, &events.card_state];
+    let ingest = ingest::routes(Ingest {
+        outbox: engine.outbox.clone(),
+        registry: Arc::clone(&engine.registry),
+        metrics: engine.metrics.clone(),
+        clock: Arc::clone(&sources.clock),
+        entropy: Arc::clone(&sources.entropy),
+        limits: ingest::Limits {
+            body_bytes_max: events.body_bytes_max,
+            batch_lines_max: events.batch_lines_max,
+            batch_bytes_max: events.batch_bytes_max,
+        },
+        pointers: pointers.map(|p| Pointers {
+            card: p.card.clone(),
+            account: p.account.clone(),
+            resource: p.resource.clone(),
+        }),
+        record_skipped: events.record_skipped,
+    });
+    let admin = admin::routes(Admin { engine: Arc::clone(engine), readiness: readiness.clone() });
+    [public, ingest, admin]
+}
+
+pub(super) fn server(
+    section: &'static str,
+    listener: &config::Listener,
+    tls: Option<Tls>,
+    routes: Routes,
+    metrics: &Metrics,
+) -> Server {
+    metrics.listener_limit(section, "connections", listener.connections_max as f64);
+    metrics.listener_limit(section, "body_bytes_in_flight", listener.body_bytes_in_flight_max as f64);
+    let hooks = Hooks {
+        connections_open: metrics.connections(section),
+        connections_refused: metrics.connection_faults(section, "refused"),
+        connections_broken: metrics.connection_faults(section, "broken"),
+        accept_failures: metrics.connection_faults(section, "accept_failed"),
+        answers: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| metrics.requests(section, class)),
+    };
+    Server { name: section, routes, tls, limits: listener.limits(), hooks }
+}
+
+/// A directory of this run's own under the system's directory for temporary files.
+pub(super) fn temporary_dir(entropy: &dyn Entropy) -> PathBuf {
+    std::env::temp_dir().join(format!("posthaste-{:016x}", entropy.number() as u64))
+}
