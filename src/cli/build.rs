@@ -61,13 +61,28 @@ pub(super) fn tls(section: &'static str, listener: &config::Listener) -> Result<
 }
 
 pub(super) fn transport(config: &Config, clock: Arc<dyn Clock>) -> Result<HyperTransport, BuildFault> {
-    let resolver = DnsResolver::system(ResolverLimits::default()).map_err(BuildFault::Resolver)?;
-    let defaults = Limits::default();
+    let (delivery, transport) = (&config.delivery, &config.transport);
+    let resolver = DnsResolver::system(ResolverLimits {
+        lookups_max: transport.dns_lookups_max,
+        ttl_max_s: transport.dns_ttl_ms_max / 1000,
+        ..ResolverLimits::default()
+    });
+    let resolver = resolver.map_err(BuildFault::Resolver)?;
     let limits = Limits {
-        timeout_ms: config.delivery.timeout_ms,
-        idle_per_endpoint_max: config.delivery.in_flight_per_endpoint_max,
-        idle_max: defaults.idle_max.max(config.delivery.in_flight_max),
-        ..defaults
+        timeout_ms: delivery.timeout_ms,
+        dns_timeout_ms: transport.dns_timeout_ms,
+        connect_timeout_ms: transport.connect_timeout_ms,
+        tls_timeout_ms: transport.tls_timeout_ms,
+        head_bytes_max: transport.response_head_bytes_max,
+        body_read_bytes_max: transport.response_body_read_bytes_max,
+        body_kept_bytes_max: transport.response_body_kept_bytes_max,
+        body_timeout_ms: transport.response_body_timeout_ms,
+        headers_kept_bytes_max: transport.response_headers_kept_bytes_max,
+        idle_ms: transport.idle_ms,
+        age_ms: transport.age_ms_max,
+        uses_max: transport.uses_max,
+        idle_per_endpoint_max: delivery.in_flight_per_endpoint_max,
+        idle_max: transport.idle_connections_max,
     };
     Ok(HyperTransport::new(Settings {
         rules: rules(config),
@@ -118,6 +133,23 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             jitter: delivery.retry_jitter,
             retry_after_ms_max: delivery.retry_after_ms_max,
         },
+    }
+}
+
+/// Shows the limits that are not the engine's own beside its figures.
+pub(super) fn show_limits(config: &Config, metrics: &Metrics) {
+    let (transport, events) = (&config.transport, &config.events);
+    for (name, value) in [
+        ("attempt_seconds", config.delivery.timeout_ms as f64 / 1000.0),
+        ("idle_connections", transport.idle_connections_max as f64),
+        ("dns_lookups", transport.dns_lookups_max as f64),
+        ("response_head_bytes", transport.response_head_bytes_max as f64),
+        ("response_body_bytes", transport.response_body_read_bytes_max as f64),
+        ("event_bytes", events.body_bytes_max as f64),
+        ("batch_lines", events.batch_lines_max as f64),
+        ("batch_bytes", events.batch_bytes_max as f64),
+    ] {
+        metrics.limit(name, value);
     }
 }
 

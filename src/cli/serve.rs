@@ -98,6 +98,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
                     `posthaste key` and put its digest into the configuration as auth.operator_key"
             .to_owned());
     }
+    build::show_limits(config, &engine.metrics);
     let readiness = Readiness::default();
     let routes = build::routes(config, &engine, sources, &readiness);
     let addresses = bound.each_ref().map(|bound| bound.address);

@@ -3,7 +3,7 @@
 //! Never changes a value: what is out of bounds is refused, not cut.
 
 use super::units::{show_bytes, show_ms};
-use super::{Config, Listener};
+use super::{Config, Listener, Transport};
 
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
@@ -58,6 +58,7 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
         are_names,
         "must be domains such as \"corp.example\", without * or a dot before",
     );
+    check_transport(&mut check, &config.transport);
     let events = &config.events;
     check.bytes("events.body_bytes_max", events.body_bytes_max, KIB, 16 * MIB);
     check.count("events.batch_lines_max", events.batch_lines_max, 1, 100_000);
@@ -81,6 +82,23 @@ fn check_listener(check: &mut Check, section: &str, listener: &Listener) {
     check.ms(&key("linger"), listener.linger_ms, 0, MINUTE_MS);
     check.bytes(&key("linger_bytes_max"), listener.linger_bytes_max, 0, GIB);
     check.ms(&key("drain_max"), listener.drain_ms_max, 0, HOUR_MS);
+}
+
+fn check_transport(check: &mut Check, transport: &Transport) {
+    check.ms("transport.dns_timeout", transport.dns_timeout_ms, 100, MINUTE_MS);
+    check.ms("transport.connect_timeout", transport.connect_timeout_ms, 100, MINUTE_MS);
+    check.ms("transport.tls_timeout", transport.tls_timeout_ms, 100, MINUTE_MS);
+    check.bytes("transport.response_head_bytes_max", transport.response_head_bytes_max, 8 * KIB, MIB);
+    check.bytes("transport.response_body_read_bytes_max", transport.response_body_read_bytes_max, 0, MIB);
+    check.bytes("transport.response_body_kept_bytes_max", transport.response_body_kept_bytes_max, 0, 64 * KIB);
+    check.ms("transport.response_body_timeout", transport.response_body_timeout_ms, 10, MINUTE_MS);
+    check.bytes("transport.response_headers_kept_bytes_max", transport.response_headers_kept_bytes_max, 0, 64 * KIB);
+    check.ms("transport.idle", transport.idle_ms, 100, HOUR_MS);
+    check.ms("transport.age_max", transport.age_ms_max, 100, DAY_MS);
+    check.count("transport.uses_max", transport.uses_max as usize, 1, 1 << 20);
+    check.count("transport.idle_connections_max", transport.idle_connections_max, 0, 1 << 20);
+    check.count("transport.dns_lookups_max", transport.dns_lookups_max, 1, 1 << 16);
+    check.ms("transport.dns_ttl_max", transport.dns_ttl_ms_max, SECOND_MS, DAY_MS);
 }
 
 /// What is wrong only together, named by the key that should change.

@@ -42,6 +42,8 @@ pub struct Config {
     pub storage: Storage,
     /// Attempts and retries.
     pub delivery: Delivery,
+    /// Connections to receivers.
+    pub transport: Transport,
     /// Where deliveries may go.
     pub egress: Egress,
     /// What producers hand in.
@@ -168,6 +170,51 @@ pub struct Delivery {
     /// Longest wait that a receiver can ask for.
     #[serde(rename = "retry_after_max", deserialize_with = "units::ms")]
     pub retry_after_ms_max: u64,
+}
+
+/// `[transport]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transport {
+    /// For a name.
+    #[serde(rename = "dns_timeout", deserialize_with = "units::ms")]
+    pub dns_timeout_ms: u64,
+    /// For a TCP connection.
+    #[serde(rename = "connect_timeout", deserialize_with = "units::ms")]
+    pub connect_timeout_ms: u64,
+    /// For a TLS handshake.
+    #[serde(rename = "tls_timeout", deserialize_with = "units::ms")]
+    pub tls_timeout_ms: u64,
+    /// Of a response head.
+    #[serde(deserialize_with = "units::bytes")]
+    pub response_head_bytes_max: usize,
+    /// Of a response body, read.
+    #[serde(deserialize_with = "units::bytes")]
+    pub response_body_read_bytes_max: usize,
+    /// Of a response body, kept.
+    #[serde(deserialize_with = "units::bytes")]
+    pub response_body_kept_bytes_max: usize,
+    /// For a response body.
+    #[serde(rename = "response_body_timeout", deserialize_with = "units::ms")]
+    pub response_body_timeout_ms: u64,
+    /// Of response headers, kept.
+    #[serde(deserialize_with = "units::bytes")]
+    pub response_headers_kept_bytes_max: usize,
+    /// For an unused connection.
+    #[serde(rename = "idle", deserialize_with = "units::ms")]
+    pub idle_ms: u64,
+    /// Of a connection.
+    #[serde(rename = "age_max", deserialize_with = "units::ms")]
+    pub age_ms_max: u64,
+    /// Requests on a connection.
+    pub uses_max: u32,
+    /// Unused connections in all.
+    pub idle_connections_max: usize,
+    /// Look-ups at once.
+    pub dns_lookups_max: usize,
+    /// For an answer of a name server.
+    #[serde(rename = "dns_ttl_max", deserialize_with = "units::ms")]
+    pub dns_ttl_ms_max: u64,
 }
 
 /// `[egress]`.
