@@ -74,14 +74,10 @@ fn parse(
 }
 
 fn event_type(fields: &mut Fields<'_>) -> Option<EventType> {
-    let text = fields.required_str("type");
-    let event_type = text.parse().ok();
-    if event_type.is_none() && !text.is_empty() {
+    let event_type = fields.required_str("type")?.parse().ok();
+    if event_type.is_none() {
         let known = EventType::ALL.map(EventType::as_str).join(", ");
         fields.fault("type", "unknown_event_type", format!("must be one of {known}."));
-    } else if event_type.is_none() {
-        // An absent type is noted already; an empty one is not.
-        fields.fault("type", "unknown_event_type", "must not be empty.");
     }
     event_type
 }
