@@ -5,15 +5,16 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::RwLockReadGuard;
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Client, Receiver, eventually};
+use super::{Client, Receiver, beside_others, eventually};
 
 /// Keys such as `DELIVERY__RETRY_SCHEDULE` and their values.
-pub(crate) type Settings<'a> = &'a [(&'a str, &'a str)];
+type Settings<'a> = &'a [(&'a str, &'a str)];
 
 /// A running appliance.
 pub(crate) struct Appliance {
@@ -22,6 +23,7 @@ pub(crate) struct Appliance {
     log: Option<JoinHandle<String>>,
     dir: PathBuf,
     _temporary: Option<TempDir>,
+    _share: Option<RwLockReadGuard<'static, ()>>,
 }
 
 /// A merchant with a key of its own.
@@ -48,6 +50,7 @@ impl Appliance {
 
     /// `Err` is what it wrote to standard error.
     pub(crate) fn try_start_in(dir: &Path, settings: Settings<'_>) -> Result<Appliance, String> {
+        let share = beside_others();
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         command.args(["serve", "--dev", "--json", "--data-dir"]).arg(dir);
         command.env("POSTHASTE__LOG__LEVEL", "info");
@@ -68,7 +71,7 @@ impl Appliance {
             let _ = child.wait();
             return Err(log.join().expect("reading does not panic"));
         };
-        Ok(Appliance { child, ready, log: Some(log), dir: dir.to_owned(), _temporary: None })
+        Ok(Appliance { child, ready, log: Some(log), dir: dir.to_owned(), _temporary: None, _share: share })
     }
 
     /// A field of the line that it prints when it is ready.

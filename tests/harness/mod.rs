@@ -7,9 +7,11 @@ mod appliance;
 mod client;
 mod receiver;
 
+use std::cell::Cell;
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-pub(crate) use appliance::{Appliance, Merchant, Settings};
+pub(crate) use appliance::{Appliance, Merchant};
 pub(crate) use client::{Answer, Client};
 pub(crate) use receiver::{Received, Receiver, Reply};
 
@@ -34,4 +36,23 @@ pub(crate) fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -
         assert!(begun.elapsed() < patience, "waited {patience:?} in vain for: {what}");
         std::thread::sleep(LOOK);
     }
+}
+
+static MACHINE: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    static HAS_THE_MACHINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Waits until no other test has an appliance, and keeps it so: for tests that compare times.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    // A test that failed while it held the lock has nothing to do with this one.
+    let guard = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+    HAS_THE_MACHINE.set(true);
+    guard
+}
+
+/// A share of the machine for a test that minds no company.
+fn beside_others() -> Option<RwLockReadGuard<'static, ()>> {
+    (!HAS_THE_MACHINE.get()).then(|| MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner))
 }

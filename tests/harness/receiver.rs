@@ -99,11 +99,6 @@ impl Receiver {
         format!("http://{}/hook", self.address)
     }
 
-    /// What came so far.
-    pub(crate) fn received(&self) -> Vec<Received> {
-        self.inbox.received.lock().expect("no panic while held").clone()
-    }
-
     /// How much came so far.
     pub(crate) fn count(&self) -> usize {
         self.inbox.received.lock().expect("no panic while held").len()
@@ -125,7 +120,19 @@ impl Receiver {
     /// Waits for the first request.
     #[track_caller]
     pub(crate) fn first(&self) -> Received {
-        self.wait_for(1).swap_remove(0)
+        self.nth(0)
+    }
+
+    /// Waits for a request by its number.
+    #[track_caller]
+    pub(crate) fn nth(&self, number: usize) -> Received {
+        let received = self.inbox.received.lock().expect("no panic while held");
+        let (received, _) = self
+            .inbox
+            .changed
+            .wait_timeout_while(received, PATIENCE, |r| r.len() <= number)
+            .expect("no panic while held");
+        received.get(number).unwrap_or_else(|| panic!("request {number} did not come")).clone()
     }
 
     /// Waits until a request that is never answered is given up: how long that took.

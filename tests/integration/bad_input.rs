@@ -186,7 +186,7 @@ fn wrong_keys_open_nothing() {
         ("admin", "PUT", "/admin/v1/merchants/new", 2),
         ("admin", "POST", "/admin/v1/keys", 2),
     ] {
-        let mut send = |key: Option<&str>| {
+        let send = |key: Option<&str>| {
             Client::new(appliance.says(listener), key).send(method, target, &[JSON], event.as_bytes())
         };
         let case = format!("{method} {target}");
@@ -256,7 +256,12 @@ fn wrong_configs_are_refused_by_field_and_nothing_changes() {
             (config(json!({ "secret": "x".repeat(257) })), 422, "invalid_length", Some("secret")),
             (config(json!({ "secret": 5 })), 422, "wrong_type", Some("secret")),
             (config(json!({ "secret_grace_seconds": -1 })), 422, "wrong_type", Some("secret_grace_seconds")),
-            (config(json!({ "secret_grace_seconds": 1_000_000_000 })), 422, "out_of_range", Some("secret_grace_seconds")),
+            (
+                config(json!({ "secret_grace_seconds": 1_000_000_000 })),
+                422,
+                "out_of_range",
+                Some("secret_grace_seconds"),
+            ),
             (config(json!({ "state": "active" })), 422, "unknown_field", Some("state")),
         ],
     );
@@ -280,7 +285,7 @@ fn wrong_questions_to_the_history_are_refused() {
             appliance.submit(merchant, "card_state", &json!({ "n": n }));
         }
     }
-    let mut cursor = |client: &mut Client, query: &str| {
+    let cursor = |client: &mut Client, query: &str| {
         let page = client.get(&format!("{EVENTS}?limit=1&{query}")).expect(200);
         page["next_cursor"].as_str().expect("more follow").to_owned()
     };

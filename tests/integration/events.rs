@@ -146,7 +146,7 @@ fn every_status_is_reached_and_found() {
     for (status, id) in
         [("skipped", &skipped), ("delivered", &delivered), ("retrying", &retrying), ("pending", &pending)]
     {
-        assert_eq!(ids(&list(&mut merchant, &format!("status={status}"))), [id.clone()], "{status}");
+        assert_eq!(ids(&list(&mut merchant, &format!("status={status}"))), *std::slice::from_ref(id), "{status}");
     }
     merchant.api.delete("/api/v2/webhooks/config");
     eventually("what waited is canceled", || (list(&mut merchant, "status=canceled").len() == 2).then_some(()));

@@ -62,7 +62,7 @@ fn the_reference_library_verifies_every_kind_of_secret() {
     {
         merchant.configure(&json!({ "url": receiver.url(), "secret": secret, "secret_grace_seconds": 0 }));
         appliance.submit(&merchant, "card_state", &json!({ "n": n }));
-        let received = receiver.wait_for(n + 1).swap_remove(n);
+        let received = receiver.nth(n);
         let verifier = match n {
             0 => standardwebhooks::Webhook::new(secret).expect("base64"),
             _ => standardwebhooks::Webhook::from_bytes(secret.as_bytes().to_vec()).expect("any bytes"),
