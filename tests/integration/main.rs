@@ -6,15 +6,20 @@
 
 mod bad_input;
 mod bodies;
+mod changes;
 mod configuration;
 mod deadlines;
 mod events;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod https;
 mod ingest;
 mod isolation;
 mod lifetime;
+mod listeners;
 mod operators;
 mod promises;
 mod resending;
+mod schedule;
 mod signatures;
+mod wire;
