@@ -4,11 +4,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "the world outside has clocks and sockets of its own")]
 
+mod backlog;
 mod bad_input;
 mod bodies;
 mod changes;
 mod configuration;
 mod deadlines;
+mod disk;
 mod events;
 #[path = "../harness/mod.rs"]
 mod harness;
