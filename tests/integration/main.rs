@@ -11,6 +11,7 @@ mod changes;
 mod configuration;
 mod deadlines;
 mod disk;
+mod edges;
 mod events;
 #[path = "../harness/mod.rs"]
 mod harness;
