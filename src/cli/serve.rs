@@ -86,6 +86,14 @@ struct Bound {
     address: SocketAddr,
 }
 
+impl Bound {
+    /// Where clients find it.
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
 async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Result<(), String> {
     // Before anything else, so that a signal during the start is not lost.
     let signals = Signals::hear().map_err(|error| format!("hearing signals: {error}"))?;
@@ -101,7 +109,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
     build::show_limits(config, &engine.metrics);
     let readiness = Readiness::default();
     let routes = build::routes(config, &engine, sources, &readiness);
-    let addresses = bound.each_ref().map(|bound| bound.address);
+    let urls = bound.each_ref().map(Bound::url);
     let mut listening =
         bound.into_iter().zip(config.listeners()).zip(routes).map(|((bound, (_, listener)), routes)| {
             let server = build::server(bound.section, listener, bound.tls, routes, &engine.metrics);
@@ -112,7 +120,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
         true => Some(Dev::prepare(&engine, sources, &config.storage.data_dir, options.json).await?),
         false => None,
     };
-    announce(&addresses, dev.as_ref(), &config.storage.data_dir);
+    announce(urls, dev.as_ref(), &config.storage.data_dir);
     let (stop, stopping) = watch::channel(Phase::Serving);
     let surfaces = async {
         tokio::join!(listen(public, &stopping, Phase::Draining), listen(ingest, &stopping, Phase::Draining));
@@ -226,11 +234,11 @@ fn has_operator(config: &Config, engine: &Engine) -> bool {
     config.auth.operator_key.is_some() || !engine.registry.keys(|role| *role == Role::Operator).is_empty()
 }
 
-fn announce(addresses: &[SocketAddr; 3], dev: Option<&Dev>, data_dir: &Path) {
-    let [public, ingest, admin] = addresses;
-    tracing::info!(%public, %ingest, %admin, data_dir = %data_dir.display(), "ready");
+fn announce(urls: [String; 3], dev: Option<&Dev>, data_dir: &Path) {
+    let [public, ingest, admin] = &urls;
+    tracing::info!(public, ingest, admin, data_dir = %data_dir.display(), "ready");
     if let Some(dev) = dev {
-        print(dev.introduction(addresses, data_dir));
+        print(dev.introduction(urls, data_dir));
     }
 }
 
