@@ -229,7 +229,7 @@ fn check_counters(verdict: &mut Verdict, scene: &Scene, at: &Addresses) {
 }
 
 fn check_owners(verdict: &mut Verdict, scene: &Scene, at: &Addresses, evidence: &Evidence) {
-    for (card, merchant) in &evidence.owners {
+    for (card, (merchant, _)) in &evidence.owners {
         let expected = scene.merchants[*merchant].name.as_str();
         let known = scene.access.owner(at, &scene.producer_key, card);
         let is_known = known.as_ref().is_ok_and(|a| a.status == 200 && a.json()["merchant_id"] == expected);

@@ -14,7 +14,7 @@ fn every_acknowledged_event_survives_kills_under_load() {
     let mut report = Report::begin("kill_under_load");
     let mut dice = Dice::new(report.seed);
     let scene = Scene::set(&CAST, &mut dice, |launch| launch);
-    let pace = Pace { singles: 3, batches: 1, pause: Duration::ZERO, churn: true };
+    let pace = Pace { singles: 3, batches: 1, bytes_max: 1200, churn: true };
     let load = Load::begin(&scene, &mut dice, pace);
     let cycles = rounds(50, 1000);
     let mut restart_ms = Vec::new();

@@ -17,11 +17,17 @@
 mod access;
 mod appliance;
 mod dice;
+mod errors;
+mod faults;
 mod judge;
 mod kills;
 mod ledger;
 mod load;
+mod planted;
+mod power;
 mod receivers;
 mod report;
 mod scene;
 mod stopping;
+mod surroundings;
+mod survivor;
