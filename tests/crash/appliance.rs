@@ -124,6 +124,13 @@ impl Process {
         Ended { code: status.code(), log: self.log() }
     }
 
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name in brackets comes the state; a zombie has ended.
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    }
+
     /// SIGKILL: what a crash of the process leaves.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("a child of ours");
@@ -160,9 +167,7 @@ impl Appliance {
 
     /// Whether it has not ended by itself.
     pub(crate) fn is_alive(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.child.id())).unwrap_or_default();
-        // After the name in brackets comes the state; a zombie has ended.
-        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+        self.process.is_alive()
     }
 
     /// SIGTERM, and what came of it.

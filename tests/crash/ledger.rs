@@ -62,7 +62,7 @@ pub(crate) struct Ledger {
 
 impl Evidence {
     /// Only what had happened by the moments that `is_past` holds for.
-    pub(crate) fn as_of(mut self, is_past: impl Fn(u64) -> bool) -> Evidence {
+    pub(crate) fn known_by(mut self, is_past: impl Fn(u64) -> bool) -> Evidence {
         for event in self.submitted.values_mut() {
             event.acks.retain(|ack| is_past(ack.moment));
         }

@@ -16,6 +16,7 @@
 
 mod access;
 mod appliance;
+mod damage;
 mod dice;
 mod errors;
 mod faults;

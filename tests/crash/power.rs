@@ -101,7 +101,7 @@ fn survive(
     }
     load.end();
     let drained = scene.drain(&appliance);
-    let evidence: Evidence = scene.ledger.evidence().as_of(is_past);
+    let evidence: Evidence = scene.ledger.evidence().known_by(is_past);
     let mut verdict = scene.verdict_by(&appliance, &evidence);
     verdict.faults.extend(drained.err());
     verdict.add_to(report);

@@ -219,13 +219,22 @@ impl Scene {
         }
     }
 
-    /// Compares what the appliance says with what the world knows.
+    /// Compares what the appliance says with what the world knows; whatever cannot be read is a fault.
     pub(crate) fn verdict(&self, appliance: &Appliance) -> Verdict {
         self.verdict_by(appliance, &self.ledger.evidence())
     }
 
     /// The same with a part of what the world knows.
     pub(crate) fn verdict_by(&self, appliance: &Appliance, evidence: &Evidence) -> Verdict {
+        let mut verdict = self.compare(appliance, evidence);
+        for what in std::mem::take(&mut verdict.unreadable) {
+            verdict.note(what);
+        }
+        verdict
+    }
+
+    /// The same, with what cannot be read apart.
+    pub(crate) fn compare(&self, appliance: &Appliance, evidence: &Evidence) -> Verdict {
         judge::judge(self, &appliance.addresses, evidence)
     }
 }
