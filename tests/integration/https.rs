@@ -5,25 +5,26 @@
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::harness::{Appliance, Receiver};
 
 /// A certificate authority made for one test.
-struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new([]).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -34,7 +35,7 @@ impl Authority {
     }
 
     /// Its certificate in a file.
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.written("authority.pem", &self.issuer.pem())
     }
 
@@ -48,6 +49,11 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         server(certificate.der().clone(), &key)
+    }
+
+    /// A server that is `localhost`.
+    pub(crate) fn localhost(&self) -> ServerConfig {
+        self.server(names(&["localhost"]))
     }
 
     /// Certificate and key of `localhost` in files.
@@ -80,7 +86,7 @@ fn text(path: &Path) -> &str {
 fn m01_events_are_forwarded_to_an_https_endpoint() {
     let authority = Authority::new();
     let appliance = Appliance::start(&[("EGRESS__EXTRA_CA_FILE", text(&authority.file()))]);
-    let receiver = Receiver::start_tls(authority.server(names(&["localhost"])));
+    let receiver = Receiver::start_tls(authority.localhost());
     let mut merchant = appliance.merchant("acme");
     merchant.configure(
         &json!({ "url": format!("https://localhost:{}/webhooks/incoming", receiver.port()), "secret": "s" }),
@@ -109,7 +115,7 @@ fn a_certificate_that_does_not_hold_is_named_and_nothing_is_said_to_it() {
     for (config, code) in [
         (authority.server(expired), "tls_expired"),
         (authority.server(names(&["example.com"])), "tls_name"),
-        (Authority::new().server(names(&["localhost"])), "tls_untrusted"),
+        (Authority::new().localhost(), "tls_untrusted"),
     ] {
         let receiver = Receiver::start_tls(config);
         let mut merchant = appliance.merchant(code);
@@ -120,6 +126,65 @@ fn a_certificate_that_does_not_hold_is_named_and_nothing_is_said_to_it() {
         assert_eq!(event["attempts"][0]["request_headers"], json!([]), "no request was written");
         assert_eq!(receiver.count(), 0);
     }
+}
+
+#[test]
+fn one_deadline_covers_the_handshake_and_the_answer() {
+    let authority = Authority::new();
+    let config = Arc::new(authority.localhost());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            // Late with the handshake, and then without an answer until the other side hangs up.
+            std::thread::sleep(Duration::from_millis(1_500));
+            let server = ServerConnection::new(Arc::clone(&config)).expect("a whole config");
+            let mut stream = StreamOwned::new(server, socket);
+            let mut heard = [0; 1024];
+            while stream.read(&mut heard).is_ok_and(|count| count > 0) {}
+        }
+    });
+    let ca = authority.file();
+    let settings =
+        [("EGRESS__EXTRA_CA_FILE", text(&ca)), ("DELIVERY__TIMEOUT", "3s"), ("DELIVERY__RETRY_SCHEDULE", "")];
+    let appliance = Appliance::start(&settings);
+    let mut merchant = appliance.merchant("acme");
+    merchant.configure(&json!({ "url": format!("https://localhost:{port}/") }));
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    let event = merchant.wait_for_status(&id, "failed");
+    let attempt = &event["attempts"][0];
+    assert_eq!(attempt["error_code"], "timeout");
+    let duration_ms = attempt["duration_ms"].as_i64().expect("a number");
+    assert!((2_900..=3_250).contains(&duration_ms), "{duration_ms}");
+    assert!(attempt["phases"]["tls_ms"].as_f64().expect("a handshake") >= 1_400.0, "{attempt}");
+}
+
+#[test]
+fn a_receiver_that_accepts_and_never_shakes_hands_is_given_up() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let settings = [("TRANSPORT__TLS_TIMEOUT", "500ms"), ("DELIVERY__RETRY_SCHEDULE", "")];
+    let appliance = Appliance::start(&settings);
+    let mut merchant = appliance.merchant("acme");
+    merchant.configure(&json!({ "url": format!("https://localhost:{port}/") }));
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    let event = merchant.wait_for_status(&id, "failed");
+    assert_eq!(event["last_attempt"]["error_code"], "connect_timeout");
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_named_as_such() {
+    // Whether there is a name server here or none: this name has no address.
+    let settings = [("DELIVERY__RETRY_SCHEDULE", ""), ("EGRESS__PORTS", "443")];
+    let appliance = Appliance::start(&settings);
+    let mut merchant = appliance.merchant("acme");
+    merchant.configure(&json!({ "url": "https://no-such-host.example.com/" }));
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    let event = merchant.wait_for_status(&id, "failed");
+    assert_eq!(
+        (&event["last_attempt"]["error_code"], &event["last_attempt"]["status_code"]),
+        (&json!("dns"), &json!(null))
+    );
 }
 
 #[test]

@@ -109,6 +109,52 @@ fn odd_but_legal_answers_are_understood() {
 }
 
 #[test]
+fn what_lies_in_a_connection_after_an_answer_is_nobody_elses_answer() {
+    let poison =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 500 Poison\r\nContent-Length: 0\r\n\r\n".to_vec();
+    let receiver = Receiver::scripted(move |_| Reply::Bytes(poison.clone()));
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "")]);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    for n in 0..5 {
+        let id = appliance.submit(&merchant, "card_state", &json!({ "n": n }));
+        let event = merchant.wait_for_status(&id, "delivered");
+        assert_eq!(event["last_attempt"]["status_code"], 200);
+    }
+}
+
+#[test]
+fn a_long_answer_is_kept_in_part() {
+    let body = format!("x{}", "é".repeat(3_000));
+    let headers: Vec<(String, String)> = (0..90).map(|n| (format!("X-Header-{n}"), "v".repeat(120))).collect();
+    let fields: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let reply = Reply::full(200, &fields, body.as_bytes());
+    let receiver = Receiver::scripted(move |_| reply.clone());
+    let appliance = Appliance::start(&[]);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    let event = merchant.wait_for_status(&id, "delivered");
+    let attempt = &event["attempts"][0];
+    let kept = attempt["response_body"].as_str().expect("text, though it was cut within a character");
+    assert!(body.starts_with(kept) && (4_094..=4_096).contains(&kept.len()), "{} bytes", kept.len());
+    assert_eq!((&attempt["response_truncated"], &attempt["response_body_encoding"]), (&json!(true), &json!("utf-8")));
+    let kept = attempt["response_headers"].as_array().expect("a list");
+    assert!((50..90).contains(&kept.len()), "{} headers", kept.len());
+    assert_eq!(kept[0], json!(["x-header-0", "v".repeat(120)]));
+}
+
+#[test]
+fn an_answer_with_hundreds_of_headers_is_too_large() {
+    let fields: String = (0..300).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let reply = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n").into_bytes();
+    let receiver = Receiver::scripted(move |_| Reply::Bytes(reply.clone()));
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "")]);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    let event = merchant.wait_for_status(&id, "failed");
+    assert_eq!(event["last_attempt"]["error_code"], "response_too_large");
+}
+
+#[test]
 fn an_answer_before_the_body_was_read_counts() {
     // Whoever refuses what is too large for it may do so before it has read it, and hang up.
     let receiver = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
