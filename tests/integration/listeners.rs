@@ -78,6 +78,35 @@ fn a_body_that_is_cut_short_is_not_an_event() {
 }
 
 #[test]
+fn bodies_that_fill_the_memory_for_them_are_refused_until_there_is_room() {
+    let appliance = Appliance::start(&[("INGEST__BODY_BYTES_IN_FLIGHT_MAX", "4MiB")]);
+    let key = appliance.says("producer_key");
+    let head = format!(
+        "POST /v1/events/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 4000000\r\n\r\n"
+    );
+    let begun: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = connect(appliance.says("ingest"));
+            stream.write_all(head.as_bytes()).expect("written");
+            stream.write_all(&vec![b' '; 2_050_000]).expect("read as it comes");
+            stream
+        })
+        .collect();
+    let event = json!({ "type": "card_state", "merchant_id": "dev", "data": { "p": "x".repeat(200_000) } });
+    let refused = eventually("there is no room", || {
+        Some(appliance.producer().post("/v1/events", &event)).filter(|answer| answer.status != 202)
+    });
+    assert_eq!(refused.expect(503)["code"], "overloaded");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(appliance.operator().get("/readyz").status, 200);
+    assert_eq!(appliance.dev_merchant().api.get("/api/v2/webhooks/config").status, 200);
+    drop(begun);
+    eventually("there is room again", || {
+        Some(appliance.producer().post("/v1/events", &event)).filter(|answer| answer.status == 202)
+    });
+}
+
+#[test]
 fn a_body_may_come_in_chunks_up_to_the_same_limit() {
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
     appliance.merchant_at("acme", &receiver);
