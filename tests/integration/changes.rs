@@ -72,6 +72,39 @@ fn a_config_made_anew_does_not_hear_of_what_was_canceled() {
 }
 
 #[test]
+fn a_410_from_a_url_that_was_replaced_meanwhile_holds_nothing_up() {
+    let (old, new) = (slow(410), Receiver::start());
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "100ms"), ("DELIVERY__RETRY_JITTER", "0")]);
+    let mut merchant = appliance.merchant_at("acme", &old);
+    let first = appliance.submit(&merchant, "card_state", &json!({ "n": 1 }));
+    old.wait_for(1);
+    merchant.configure(&json!({ "url": new.url() }));
+    let event = merchant.wait_for_status(&first, "delivered");
+    assert_eq!((&event["attempts"][0]["error_code"], &event["attempt_count"]), (&json!("gone"), &json!(2)));
+    let second = appliance.submit(&merchant, "card_state", &json!({ "n": 2 }));
+    merchant.wait_for_status(&second, "delivered");
+    let config = merchant.api.get(CONFIG).expect(200);
+    assert_eq!((&config["state"], &config["url"]), (&json!("active"), &json!(new.url())));
+    assert_eq!((old.count(), new.count()), (1, 2));
+}
+
+#[test]
+fn a_canceled_event_can_be_sent_to_the_config_that_came_after() {
+    let (appliance, first, second) = (Appliance::start(&[]), Receiver::start(), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    merchant.configure(&json!({ "url": first.url(), "enabled": false }));
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    assert_eq!(merchant.api.delete(CONFIG).status, 204);
+    merchant.wait_for_status(&id, "canceled");
+    merchant.configure(&json!({ "url": second.url() }));
+    merchant.api.post(&format!("/api/v2/webhooks/events/{id}/resend"), &json!({})).expect(202);
+    let received = second.first();
+    assert_eq!((received.id(), received.header("x-webhook-attempt")), (id.as_str(), Some("1")));
+    merchant.wait_for_status(&id, "delivered");
+    assert_eq!(first.count(), 0);
+}
+
+#[test]
 fn a_pause_during_an_attempt_keeps_its_retry_for_the_resume() {
     let receiver = Receiver::scripted(|r| match r.number {
         0 => Reply::Drip(vec![(Duration::from_millis(700), b"HTTP/1.1 500 -\r\nContent-Length: 0\r\n\r\n".to_vec())]),
