@@ -130,6 +130,30 @@ fn a_body_may_come_in_chunks_up_to_the_same_limit() {
 }
 
 #[test]
+fn a_client_that_asks_first_is_told_to_go_on_or_refused_before_it_sends() {
+    let appliance = Appliance::start(&[]);
+    let event = r#"{"type":"card_state","merchant_id":"dev","data":{}}"#;
+    let asks = |key: &str| {
+        let mut stream = connect(appliance.says("ingest"));
+        let length = event.len();
+        let head =
+            format!("POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nExpect: 100-continue\r\n");
+        let rest = format!("Content-Length: {length}\r\nConnection: close\r\n\r\n");
+        stream.write_all([head, rest].concat().as_bytes()).expect("written");
+        let mut told = [0; 12];
+        stream.read_exact(&mut told).expect("told");
+        (stream, String::from_utf8_lossy(&told).into_owned())
+    };
+    let (mut stream, told) = asks(appliance.says("producer_key"));
+    assert_eq!(told, "HTTP/1.1 100");
+    stream.write_all(event.as_bytes()).expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered and closed");
+    assert!(answer.contains("HTTP/1.1 202 Accepted"), "{answer}");
+    assert_eq!(asks("wrong").1, "HTTP/1.1 401");
+}
+
+#[test]
 fn requests_may_follow_each_other_without_waiting() {
     let appliance = Appliance::start(&[]);
     let key = appliance.says("merchant_key");
