@@ -10,6 +10,7 @@ mod bodies;
 mod changes;
 mod configuration;
 mod deadlines;
+mod dev_mode;
 mod disk;
 mod edges;
 mod events;
