@@ -100,8 +100,8 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
     }
     build::show_limits(config, &engine.metrics);
     let readiness = Readiness::default();
-    let routes = build::routes(config, &engine, sources, &readiness);
     let addresses = bound.each_ref().map(|bound| bound.address);
+    let routes = build::routes(config, &engine, sources, &readiness, addresses[0]);
     let mut listening =
         bound.into_iter().zip(config.listeners()).zip(routes).map(|((bound, (_, listener)), routes)| {
             let server = build::server(bound.section, listener, bound.tls, routes, &engine.metrics);
@@ -123,6 +123,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
         signals
             .wait(|| {
                 readiness.end();
+                engine.feed.end();
                 engine.metrics.ready.set(0.0);
                 stop.send_replace(Phase::Draining);
             })

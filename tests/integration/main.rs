@@ -7,6 +7,7 @@
 mod bad_input;
 mod bodies;
 mod configuration;
+mod dashboard;
 mod deadlines;
 mod events;
 #[path = "../harness/mod.rs"]
