@@ -2,7 +2,6 @@
 //!
 //! Never binds a port and never opens the data directory.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -170,21 +169,15 @@ pub(super) fn show_limits(config: &Config, metrics: &Metrics) {
     }
 }
 
-/// With what links to the dashboard begin: what is configured, else where the public listener listens.
-pub(super) fn dashboard_url(config: &Config, public: SocketAddr) -> String {
-    let scheme = if config.public.tls().is_some() { "https" } else { "http" };
-    config.dashboard.url.clone().unwrap_or_else(|| format!("{scheme}://{public}"))
-}
-
-/// The routes of each listener, in the order of [`Config::listeners`]. `public` is where the first one listens.
+/// The routes of each listener, in the order of [`Config::listeners`]. `public` is the URL of the first one.
 pub(super) fn routes(
     config: &Config,
     engine: &Arc<Engine>,
     sources: &Sources,
     readiness: &Readiness,
-    public: SocketAddr,
+    public: &str,
 ) -> [Routes; 3] {
-    let dashboard_url = dashboard_url(config, public);
+    let dashboard_url = config.dashboard.url.clone().unwrap_or_else(|| public.to_owned());
     let public = api::routes(Api { engine: Arc::clone(engine), rules: rules(config) });
     let public = public.join(dashboard::routes(Dashboard {
         engine: Arc::clone(engine),
