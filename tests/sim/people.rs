@@ -28,9 +28,9 @@ impl World {
         let endpoint = self.dice.pick(&endpoints);
         let entry = self.outbox.catalog[&endpoint].clone();
         match entry.gate {
-            Gate::Open if self.dice.one_in(3) => self.delete(endpoint, entry.merchant),
+            Gate::Open if self.dice.one_in(6) => self.delete(endpoint, entry.merchant),
             Gate::Open => self.set_gate(endpoint, Gate::Held),
-            Gate::Held if self.dice.one_in(4) => self.delete(endpoint, entry.merchant),
+            Gate::Held if self.dice.one_in(8) => self.delete(endpoint, entry.merchant),
             Gate::Held => self.set_gate(endpoint, Gate::Open),
             Gate::Closed => self.make_anew(entry.merchant),
         }

@@ -69,7 +69,7 @@ impl Plan {
             lopsided: dice.one_in(3),
             every: Every {
                 event_ms: faults_ms / (events_max * dice.between(1, 8)),
-                gate_ms: sometimes(dice, faults_ms / 16),
+                gate_ms: sometimes(dice, faults_ms / 40),
                 resend_ms: sometimes(dice, faults_ms / 40),
                 jump_ms: sometimes(dice, faults_ms / 5),
                 crash_ms: sometimes(dice, faults_ms / 4),

@@ -130,7 +130,8 @@ impl World {
     /// The page is read now and comes later; one in a while cannot be read.
     pub(super) fn read(&mut self, endpoint: EndpointId, from: DueKey, limit: usize) {
         let page = (!self.dice.one_in(self.plan.slowest.page_fails_in)).then(|| self.read_page(endpoint, from, limit));
-        let in_ms = if page.is_some() { self.dice.between(0, self.plan.slowest.page_ms) } else { REREAD_MS };
+        let left_alone_ms = if page.is_some() { 0 } else { REREAD_MS };
+        let in_ms = left_alone_ms + self.dice.between(0, self.plan.slowest.page_ms);
         self.book(in_ms, Happening::Page { life: self.life, endpoint, page });
     }
 

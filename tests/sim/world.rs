@@ -326,7 +326,7 @@ impl World {
         let wait_ms_max = (plan_ms_max.ceil() as u64).max(schedule.retry_after_ms_max) + 2 * JUMP_MS_MAX;
         let slowest = self.plan.slowest;
         let overhead_ms =
-            slowest.commit_ms + slowest.notice_ms + slowest.control_ms + 40 * (slowest.page_ms + REREAD_MS);
+            slowest.commit_ms + slowest.notice_ms + slowest.control_ms + 40 * (2 * slowest.page_ms + REREAD_MS);
         let owed = self.outbox.waiting().count() as u64 + 2;
         let stubborn = self.receivers.values().any(|receiver| receiver.stubborn);
         let attempts = if stubborn { schedule.delays_ms.len() as u64 + 1 } else { 1 };
