@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::access::Access;
 use crate::appliance::Launch;
 use crate::dice::Dice;
 use crate::faults::{Faults, Slot};
@@ -38,6 +39,47 @@ fn every_acknowledged_event_survives_power_cuts() {
     }
     report.set("n", cuts);
     report.end(&faults);
+}
+
+#[test]
+fn a_power_cut_in_the_first_start_leaves_what_can_be_started() {
+    let mut report = Report::begin("power_cut_first_start");
+    let mut dice = Dice::new(report.seed);
+    let root = directory();
+    let plain = Launch::under(root.path());
+    fs::create_dir(&plain.data_dir).expect("a fresh directory");
+    let faults = Faults::under(root.path()).recording(root.path());
+    let mut disk = Disk::read(&plain.data_dir);
+    let appliance = faults.around(plain.clone()).start().unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
+    let access = Access::new();
+    let key = access.make_merchant(&appliance.addresses, "first").expect("an appliance at rest answers");
+    let acked = fs::metadata(faults.record()).expect("the record is there").len();
+    appliance.kill();
+    let record = fs::read(faults.record()).expect("a readable record");
+    let cuts = rounds(12, 200);
+    let mut moments: Vec<u64> = (0..cuts).map(|_| dice.within(0..record.len() as u64 + 1)).collect();
+    moments.sort_unstable();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (nth, moment) in moments.into_iter().enumerate() {
+        let cut = usize::try_from(moment).expect("it was a usize");
+        seen = cut - disk.replay(&record[seen..cut]).len();
+        let mut launch = plain.clone();
+        launch.data_dir = root.path().join(format!("cut-{nth}"));
+        disk.cut(&launch.data_dir, &mut dice);
+        match launch.start() {
+            Ok(appliance) if moment >= acked => {
+                let known = access.config(&appliance.addresses, &key).expect("an appliance at rest answers");
+                if known.status != 404 {
+                    report.add("lost", 1);
+                    wrong.push(format!("LOST: a merchant's key; with it {known:?}"));
+                }
+            }
+            Ok(_) => {}
+            Err(ended) => wrong.push(format!("after a power cut in its first start it does not start: {}", ended.log)),
+        }
+    }
+    report.set("n", cuts);
+    report.end(&wrong);
 }
 
 /// What is put to the test: the product, unless a bug is planted in it.
