@@ -171,8 +171,13 @@ impl Registry {
         if self.operator_digests.iter().any(|known| known.ct_eq(&digest).into()) {
             return Some(Role::Operator);
         }
+        self.role_of(&digest)
+    }
+
+    /// Whom the key with this digest speaks for, where it is one that is kept here.
+    pub fn role_of(&self, digest: &Digest) -> Option<Role> {
         let state = self.state();
-        let key = state.keys.get(state.keys_by_digest.get(&digest)?)?;
+        let key = state.keys.get(state.keys_by_digest.get(digest)?)?;
         Some(key.role.clone())
     }
 
@@ -238,10 +243,15 @@ impl Registry {
         Ok(true)
     }
 
-    /// Switches an endpoint off on the product's own account, unless the merchant changed it meanwhile.
+    /// Switches an endpoint off on the product's own account, unless the merchant changed it meanwhile. Then its state
+    /// is told again: whoever asks holds its deliveries already, and would hold them for good.
     pub async fn disable(&self, seen: &Endpoint, reason: DisabledReason) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
-        let Some(endpoint) = self.endpoint(seen.id).filter(|now| **now == *seen) else { return Ok(()) };
+        let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
+        if *endpoint != *seen {
+            (self.sink)(EndpointChange::Put(endpoint));
+            return Ok(());
+        }
         let state = EndpointState::Disabled(reason);
         let disabled = Endpoint { state, updated_at: self.clock.now(), ..(*endpoint).clone() };
         self.apply(vec![Change::PutEndpoint(disabled)]).await
