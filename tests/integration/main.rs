@@ -28,4 +28,5 @@ mod resending;
 mod schedule;
 mod secrecy;
 mod signatures;
+mod turmoil;
 mod wire;
