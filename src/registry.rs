@@ -171,8 +171,13 @@ impl Registry {
         if self.operator_digests.iter().any(|known| known.ct_eq(&digest).into()) {
             return Some(Role::Operator);
         }
+        self.role_of(&digest)
+    }
+
+    /// Whom the key with this digest speaks for, where it is one that is kept here.
+    pub fn role_of(&self, digest: &Digest) -> Option<Role> {
         let state = self.state();
-        let key = state.keys.get(state.keys_by_digest.get(&digest)?)?;
+        let key = state.keys.get(state.keys_by_digest.get(digest)?)?;
         Some(key.role.clone())
     }
 

@@ -11,17 +11,11 @@ use crate::http::{
     Fields, HeaderMap, HeaderName, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response,
 };
 use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Secret};
-use crate::policy::egress;
+use crate::policy::{egress, form};
 use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
 
 /// A config is far smaller.
 const BODY_BYTES_MAX: usize = 16 << 10;
-
-/// How long a replaced secret goes on signing where the merchant does not say.
-const SECRET_GRACE_S: u64 = 86_400;
-
-/// The longest grace that a merchant can ask for.
-const SECRET_GRACE_S_MAX: u64 = 7 * 86_400;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -73,64 +67,53 @@ fn read(body: &[u8], rules: &egress::Rules) -> Result<Config, Problem> {
     let event_types = event_types(&mut fields);
     let enabled = fields.optional_bool("enabled").unwrap_or(true);
     let secret = secret(&mut fields);
-    let grace_s = fields.optional_u64("secret_grace_seconds", SECRET_GRACE_S_MAX).unwrap_or(SECRET_GRACE_S);
+    let grace_s = fields.optional_u64("secret_grace_seconds", form::SECRET_GRACE_S_MAX).unwrap_or(form::SECRET_GRACE_S);
     fields.finish()?;
     Ok(Config { url: url.into(), event_types, enabled, secret, secret_grace_ms: grace_s * 1000 })
 }
 
 fn url(fields: &mut Fields<'_>, rules: &egress::Rules) -> String {
     let Some(text) = fields.required_str("url") else { return String::new() };
-    match egress::target(&text, rules) {
-        Ok(target) => target.url,
-        Err(fault) => {
-            fields.fault("url", fault.code(), fault.to_string());
-            String::new()
-        }
-    }
+    form::url(&text, rules).unwrap_or_else(|fault| {
+        note(fields, fault);
+        String::new()
+    })
 }
 
 fn event_types(fields: &mut Fields<'_>) -> EventTypes {
-    let known = || EventType::ALL.map(EventType::as_str).join(", ");
     let words = match fields.optional_words("event_types") {
         None => return EventTypes::EVERY,
         Some(Words::One(word)) => {
             if word != "all" {
-                let detail = format!("must be \"all\" or a list of {}.", known());
+                let detail = format!("must be \"all\" or a list of {}.", form::known_types());
                 fields.fault("event_types", "unknown_event_type", detail);
             }
             return EventTypes::EVERY;
         }
         Some(Words::Many(words)) => words,
     };
-    if words.is_empty() {
-        let detail = "must not be empty. Name at least one type, or \"all\"; to pause delivery set enabled to false.";
-        fields.fault("event_types", "empty_event_types", detail);
-    }
-    let mut types = Vec::with_capacity(words.len());
-    for (i, word) in words.iter().enumerate() {
-        match word.parse::<EventType>() {
-            Ok(event_type) => types.push(event_type),
-            Err(_) => {
-                fields.fault(format!("event_types[{i}]"), "unknown_event_type", format!("must be one of {}.", known()));
-            }
-        }
-    }
-    EventTypes::only(types).unwrap_or(EventTypes::EVERY)
+    form::event_types(&words).unwrap_or_else(|faults| {
+        faults.into_iter().for_each(|fault| note(fields, fault));
+        EventTypes::EVERY
+    })
 }
 
 fn secret(fields: &mut Fields<'_>) -> SecretChange {
     match fields.nullable_str("secret") {
         None => SecretChange::Keep,
         Some(None) => SecretChange::Remove,
-        Some(Some(text)) => match Secret::new(&text) {
-            Some(secret) => SecretChange::Replace(secret),
-            None => {
-                let detail = format!("must have 1 to {} bytes; null removes it.", Secret::LEN_MAX);
-                fields.fault("secret", "invalid_length", detail);
+        Some(Some(text)) => match form::secret(&text) {
+            Ok(secret) => SecretChange::Replace(secret),
+            Err(fault) => {
+                note(fields, fault);
                 SecretChange::Keep
             }
         },
     }
+}
+
+fn note(fields: &mut Fields<'_>, fault: form::Fault) {
+    fields.fault(fault.field, fault.code, fault.detail);
 }
 
 /// `If-Match` or `If-None-Match: *` (RFC 9110 §13.1). Both at once have no use here and are refused.

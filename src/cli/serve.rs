@@ -131,8 +131,8 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
     }
     build::show_limits(config, &engine.metrics);
     let readiness = Readiness::default();
-    let routes = build::routes(config, &engine, sources, &readiness);
     let urls = bound.each_ref().map(Bound::url);
+    let routes = build::routes(config, &engine, sources, &readiness, &urls[0]);
     let mut listening =
         bound.into_iter().zip(config.listeners()).zip(routes).map(|((bound, (_, listener)), routes)| {
             let server = build::server(bound.section, listener, bound.tls, routes, &engine.metrics);
@@ -154,6 +154,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
         signals
             .wait(|| {
                 readiness.end();
+                engine.feed.end();
                 engine.metrics.ready.set(0.0);
                 stop.send_replace(Phase::Draining);
             })

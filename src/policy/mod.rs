@@ -4,6 +4,7 @@
 //! Never here: async, IO, clocks, chance.
 
 pub mod egress;
+pub mod form;
 pub mod retry;
 pub mod routing;
 pub mod signature;

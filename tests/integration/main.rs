@@ -9,6 +9,7 @@ mod bad_input;
 mod bodies;
 mod changes;
 mod configuration;
+mod dashboard;
 mod deadlines;
 mod dev_mode;
 mod disk;
