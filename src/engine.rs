@@ -289,6 +289,7 @@ fn probes(metrics: &Metrics) -> Probes {
         commit_records: metrics.commit_records.clone(),
         commit_bytes: metrics.commit_bytes.clone(),
         index_rebuilds: metrics.index_rebuilds.clone(),
+        segments_dropped: metrics.segments_dropped.clone(),
     }
 }
 
@@ -305,6 +306,9 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
         ("disk_free_bytes", limits.store.free_bytes_min as f64),
         ("index_unwritten", limits.store.unindexed_max as f64),
+        ("retention_bytes", limits.store.retention_bytes_max as f64),
+        ("retention_seconds", limits.store.retention_age_ms as f64 / 1000.0),
+        ("reserve_bytes", limits.store.reserve_bytes as f64),
     ] {
         metrics.limit(name, value);
     }

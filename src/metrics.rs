@@ -108,6 +108,8 @@ pub struct Metrics {
     pub commit_bytes: Histogram,
     /// Times the index was made anew.
     pub index_rebuilds: Counter,
+    /// Journal files dropped by retention.
+    pub segments_dropped: Counter,
     /// 1 while the process takes work.
     pub ready: Gauge,
 }
@@ -164,6 +166,10 @@ impl Metrics {
             commit_records: of.histogram("posthaste_commit_records", Unit::Count, "Records in a group commit"),
             commit_bytes: of.histogram("posthaste_commit_size_bytes", Unit::Bytes, "Bytes in a group commit"),
             index_rebuilds: of.counter("posthaste_index_rebuilds_total", "Times the index was made anew"),
+            segments_dropped: of.counter(
+                "posthaste_journal_segments_dropped_total",
+                "Journal files dropped because they were past their time",
+            ),
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };

@@ -428,7 +428,7 @@ impl KeyV1 {
     }
 }
 
-fn merchant(text: &str) -> Decoded<MerchantId> {
+pub(crate) fn merchant(text: &str) -> Decoded<MerchantId> {
     text.parse().map_err(|_| unknown("merchant id"))
 }
 
