@@ -20,13 +20,13 @@ use crate::outbox::Outbox;
 use crate::policy::retry::Schedule;
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
-use crate::store::embedded::{EmbeddedStore, Fatal, OpenFault, Probes, Surroundings};
+use crate::store::embedded::{EmbeddedStore, Fatal, Probes, Surroundings};
 use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
 pub use crate::dispatcher::Resent;
 pub use crate::shard::Limits as ShardLimits;
-pub use crate::store::embedded::Limits as StoreLimits;
+pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
 
 /// Notices that may wait for a dispatcher before commits wait for it.
 const NOTICES_MAX: usize = 16_384;

@@ -54,10 +54,10 @@ pub(super) async fn create(admin: Arc<Admin>, mut request: Request) -> Result<Re
     admin.require_operator(&request)?;
     let body = request.read_json(BODY_BYTES_MAX).await?;
     let mut fields = Fields::parse(&body)?;
-    let role = match fields.required_str("role").as_ref() {
-        "producer" => Role::Producer,
-        "operator" => Role::Operator,
-        _ => {
+    let role = match fields.required_str("role").as_deref() {
+        Some("producer") | None => Role::Producer,
+        Some("operator") => Role::Operator,
+        Some(_) => {
             let detail =
                 "must be producer or operator; keys of merchants are made under /admin/v1/merchants/{id}/keys.";
             fields.fault("role", "unknown_role", detail);

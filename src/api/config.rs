@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Api, not_configured, stopping};
-use crate::http::{Fields, HeaderMap, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response};
+use crate::http::{
+    Fields, HeaderMap, HeaderName, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response,
+};
 use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Secret};
 use crate::policy::egress;
 use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
@@ -77,12 +79,7 @@ fn read(body: &[u8], rules: &egress::Rules) -> Result<Config, Problem> {
 }
 
 fn url(fields: &mut Fields<'_>, rules: &egress::Rules) -> String {
-    let text = fields.required_str("url");
-    if text.is_empty() {
-        // An absent URL is noted already; saying what one looks like helps in both cases.
-        fields.fault("url", "url_invalid", "must be an HTTPS URL, such as https://yourapp.com/webhooks/incoming.");
-        return String::new();
-    }
+    let Some(text) = fields.required_str("url") else { return String::new() };
     match egress::target(&text, rules) {
         Ok(target) => target.url,
         Err(fault) => {
@@ -136,21 +133,29 @@ fn secret(fields: &mut Fields<'_>) -> SecretChange {
     }
 }
 
-/// `If-Match` and `If-None-Match: *` (RFC 9110 §13.1).
+/// `If-Match` or `If-None-Match: *` (RFC 9110 §13.1). Both at once have no use here and are refused.
 fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
-    let broken =
-        |name| Problem::bad_request("invalid_precondition", format!("The {name} header cannot be understood."));
-    if let Some(value) = headers.get(header::IF_NONE_MATCH) {
-        return if value == "*" { Ok(Precondition::Absent) } else { Err(broken("If-None-Match")) };
-    }
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Precondition::None) };
-    if value == "*" {
+    let broken = |what| Problem::bad_request("invalid_precondition", format!("{what} cannot be understood."));
+    let (matching, absent) = (joined(headers, &header::IF_MATCH), joined(headers, &header::IF_NONE_MATCH));
+    let matching = match (matching, absent.as_deref()) {
+        (None, None) => return Ok(Precondition::None),
+        (None, Some("*")) => return Ok(Precondition::Absent),
+        (Some(matching), None) => matching,
+        (None, Some(_)) => return Err(broken("The If-None-Match header")),
+        (Some(_), Some(_)) => return Err(broken("If-Match beside If-None-Match")),
+    };
+    if matching == "*" {
         return Ok(Precondition::Exists);
     }
-    let tags: Vec<String> =
-        value.to_str().map_err(|_| broken("If-Match"))?.split(',').map(|tag| tag.trim().to_owned()).collect();
+    let tags: Vec<String> = matching.split(',').map(|tag| tag.trim().to_owned()).collect();
     let is_tag = |tag: &String| tag.trim_start_matches("W/").starts_with('"') && tag.len() > 2 && tag.ends_with('"');
-    if tags.iter().all(is_tag) { Ok(Precondition::Tags(tags)) } else { Err(broken("If-Match")) }
+    if tags.iter().all(is_tag) { Ok(Precondition::Tags(tags)) } else { Err(broken("The If-Match header")) }
+}
+
+/// A list in several lines is one list (RFC 9110 §5.3). What is not ASCII becomes something that is no tag.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("")).collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 fn rejected(rejected: Rejected) -> Problem {

@@ -118,8 +118,8 @@ impl Dev {
     }
 
     /// What is printed once the process serves: one line for scripts, or a page for people.
-    pub(super) fn introduction(&self, addresses: &[SocketAddr; 3], data_dir: &Path) -> String {
-        let [public, ingest, admin] = addresses.map(|address| format!("http://{address}"));
+    pub(super) fn introduction(&self, urls: [String; 3], data_dir: &Path) -> String {
+        let [public, ingest, admin] = urls;
         let ready = Ready {
             ready: true,
             public,

@@ -18,7 +18,7 @@ const DEPTH_MAX: usize = 127;
 
 /// The members of a JSON object that nobody has taken yet, and the faults so far.
 ///
-/// Readers never fail: a missing or wrong member is noted and a placeholder returned, which nobody
+/// Readers never fail: a missing or wrong member is noted and nothing returned in its place, which nobody
 /// sees because [`Fields::finish`] then fails. JSON `null` counts as absent, but for
 /// [`Fields::nullable_str`].
 pub struct Fields<'a> {
@@ -63,10 +63,10 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// A string that must be there. Placeholder: empty.
-    pub fn required_str(&mut self, name: &str) -> Cow<'a, str> {
+    /// A string that must be there; `None` once its fault is noted.
+    pub fn required_str(&mut self, name: &str) -> Option<Cow<'a, str>> {
         match self.take(name) {
-            Some(value) => self.string(name, value).unwrap_or_default(),
+            Some(value) => self.string(name, value),
             None => self.missing(name),
         }
     }
@@ -239,7 +239,7 @@ mod tests {
     fn members_are_read_by_type_and_bytes_stay_as_they_came() {
         let text = br#" {"url":"h\u00e9","on":true,"n":7,"none":null,"kinds":["a","\n"],"one":"all","data": {"b":1, "a":1.0} } "#;
         let mut fields = Fields::parse(text).expect("an object");
-        assert_eq!(fields.required_str("url"), "hé");
+        assert_eq!(fields.required_str("url").as_deref(), Some("hé"));
         assert_eq!(fields.optional_bool("on"), Some(true));
         assert_eq!(fields.optional_u64("n", 7), Some(7));
         assert_eq!(fields.optional_str("absent"), None);

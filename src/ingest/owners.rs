@@ -76,18 +76,21 @@ pub(super) async fn post(ingest: Arc<Ingest>, mut request: Request) -> Result<Re
 
 fn read_line(ingest: &Ingest, line: &[u8]) -> Result<(OwnerKind, Arc<str>, MerchantId), Problem> {
     let mut fields = Fields::parse(line)?;
-    let kind: Option<OwnerKind> = fields.required_str("kind").parse().ok();
-    if kind.is_none() {
-        fields.fault("kind", "unknown_kind", "must be account or card.");
-    }
+    let kind = fields.required_str("kind").and_then(|word| {
+        let kind: Option<OwnerKind> = word.parse().ok();
+        if kind.is_none() {
+            fields.fault("kind", "unknown_kind", "must be account or card.");
+        }
+        kind
+    });
     let id = fields.required_str("id");
-    if id.is_empty() || id.len() > ID_LEN_MAX {
+    if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > ID_LEN_MAX) {
         fields.fault("id", "invalid_length", format!("must have 1 to {ID_LEN_MAX} bytes."));
     }
     let merchant = merchant(ingest, &mut fields);
     fields.finish()?;
     let checked = "what is missing is a fault";
-    Ok((kind.expect(checked), id.as_ref().into(), merchant.expect(checked)))
+    Ok((kind.expect(checked), id.expect(checked).as_ref().into(), merchant.expect(checked)))
 }
 
 fn line_of(line: Result<(OwnerKind, Arc<str>, MerchantId), Problem>) -> Line {
@@ -115,13 +118,11 @@ fn named(request: &Request) -> Result<(OwnerKind, Arc<str>), Problem> {
 }
 
 fn merchant(ingest: &Ingest, fields: &mut Fields<'_>) -> Option<MerchantId> {
-    let name = fields.required_str("merchant_id");
+    let name = fields.required_str("merchant_id")?;
     let merchant: Option<MerchantId> = name.parse().ok();
     let known = merchant.filter(|id| ingest.registry.merchant(id).is_some());
-    if known.is_none() && !name.is_empty() {
+    if known.is_none() {
         fields.fault("merchant_id", "unknown_merchant", "is not a merchant.");
-    } else if known.is_none() {
-        fields.fault("merchant_id", "unknown_merchant", "must not be empty.");
     }
     known
 }

@@ -129,8 +129,14 @@ pub struct Surroundings {
 
 /// Why the store did not open; a sentence for the operator that says what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenFault(pub(super) String);
+pub enum OpenFault {
+    /// The directory cannot be had: another process has it, or it may not be used.
+    #[error("{0}")]
+    Directory(String),
+    /// The disk failed, or what it holds cannot be used.
+    #[error("{0}")]
+    Disk(String),
+}
 
 /// The store on disk.
 pub struct EmbeddedStore {
@@ -172,7 +178,7 @@ impl EmbeddedStore {
         };
         let Surroundings { clock, entropy, sink, fatal, probes } = around;
         let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
-        let catalog_fault = |error: StoreError| OpenFault(error.to_string());
+        let catalog_fault = |error: StoreError| OpenFault::Disk(error.to_string());
         let sequences = super::query::sequences(&index).map_err(catalog_fault)?;
         let catalog = super::query::catalog(&index).map_err(catalog_fault)?;
         let merchants: HashSet<MerchantId> = catalog.merchants.iter().map(|m| m.id.clone()).collect();
@@ -401,7 +407,10 @@ impl Indexer {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenFault> {
-    std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| OpenFault(format!("starting a thread: {e}")))
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(|e| OpenFault::Disk(format!("starting a thread: {e}")))
 }
 
 /// A record that we wrote ourselves a moment ago does not decode: a bug, and a reason to stop.

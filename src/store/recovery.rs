@@ -63,15 +63,15 @@ fn start_anew<T>(
     probes: &Probes,
     open: impl Fn() -> Result<T, StoreError>,
 ) -> Result<T, OpenFault> {
-    let aside = set_aside(index_dir).map_err(|error| OpenFault(error.to_string()))?;
+    let aside = set_aside(index_dir).map_err(|error| OpenFault::Disk(error.to_string()))?;
     tracing::error!(%error, aside = %aside.display(), "the index cannot be used: making it anew from the journal");
     probes.index_rebuilds.increment(1);
-    open().map_err(|error| OpenFault(error.to_string()))
+    open().map_err(|error| OpenFault::Disk(error.to_string()))
 }
 
 fn first_present(journal_dir: &Path) -> Result<u32, OpenFault> {
     let found = survey::segments(journal_dir);
-    let found = found.map_err(|error| OpenFault(format!("reading {}: {error}", journal_dir.display())))?;
+    let found = found.map_err(|error| OpenFault::Disk(format!("reading {}: {error}", journal_dir.display())))?;
     Ok(found.first().map_or(1, |segment| segment.number))
 }
 
@@ -97,7 +97,7 @@ fn replay(
         Ok(())
     };
     let journal = journal::open(journal_dir, limits.segment_bytes, start, clock.now(), make_room, replay)
-        .map_err(|error: OpenError| OpenFault(error.to_string()))?;
+        .map_err(|error: OpenError| OpenFault::Disk(error.to_string()))?;
     let (end, number) = journal.end();
     let last_event = replayer.last_event;
     index.overlay_mut().advance(Watermark { next: end.0, number, last_event: last_event.as_u128() });
@@ -175,7 +175,8 @@ impl Replayer {
 
 /// Makes the directory, readable by us alone, and takes it for this process for as long as the file is open.
 pub(super) fn take(dir: &Path) -> Result<File, OpenFault> {
-    let fault = |doing: &str, error: std::io::Error| OpenFault(format!("{doing} {}: {error}", dir.display()));
+    let fault =
+        |doing: &str, error: std::io::Error| OpenFault::Directory(format!("{doing} {}: {error}", dir.display()));
     let absolute = std::path::absolute(dir).map_err(|e| fault("finding", e))?;
     // The directory itself, even if it is there: whoever made it may have ended before this sync.
     let missing = absolute.ancestors().skip(1).take_while(|dir| !dir.exists()).count();
@@ -188,7 +189,7 @@ pub(super) fn take(dir: &Path) -> Result<File, OpenFault> {
     let lock = File::options().create(true).truncate(false).write(true).open(&path);
     let lock = lock.map_err(|e| fault("opening the lock in", e))?;
     lock.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => OpenFault(format!(
+        fs::TryLockError::WouldBlock => OpenFault::Directory(format!(
             "{} is in use by another posthaste process; stop that one first, or give this one another --data-dir",
             dir.display()
         )),

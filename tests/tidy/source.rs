@@ -56,7 +56,12 @@ impl Source {
             let rest = self.code[at + 3..].trim_start()[name.len()..].trim_start();
             rest.starts_with(';').then_some(name)
         });
-        declared.flat_map(|name| [format!("{directory}/{name}.rs"), format!("{directory}/{name}/mod.rs")]).collect()
+        let beside = self.text.lines().filter_map(|line| line.strip_prefix("#[path = \"../")?.strip_suffix("\"]"));
+        let parent = directory.rsplit_once('/').map_or("", |(parent, _)| parent);
+        declared
+            .flat_map(|name| [format!("{directory}/{name}.rs"), format!("{directory}/{name}/mod.rs")])
+            .chain(beside.map(|path| format!("{parent}/{path}")))
+            .collect()
     }
 
     /// The code without its tests.

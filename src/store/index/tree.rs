@@ -30,10 +30,16 @@ const SUSPECT: &str = "SUSPECT";
 /// The tree, and the file under it for our own syncs.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    tree: sled::Tree,
-    db: sled::Db,
+    /// There until dropped.
+    opened: Option<Opened>,
     file: File,
     guard: Guard,
+}
+
+#[derive(Debug)]
+struct Opened {
+    tree: sled::Tree,
+    db: sled::Db,
 }
 
 /// Turns sled's panics into errors, and remembers that it is not to be trusted after one: the mark in its
@@ -84,7 +90,11 @@ impl Tree {
         let file_path = dir.join("db");
         let file = File::open(&file_path).map_err(|source| failed("opening", &file_path, source))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(|source| failed("syncing", dir, source))?;
-        Ok(Tree { tree, db, file, guard: Guard::new(dir) })
+        Ok(Tree { opened: Some(Opened { tree, db }), file, guard: Guard::new(dir) })
+    }
+
+    fn opened(&self) -> &Opened {
+        self.opened.as_ref().expect("there until dropped")
     }
 
     /// What went wrong with sled, where something did: nothing it says can be relied on any more.
@@ -93,12 +103,12 @@ impl Tree {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.guard.run(|| self.tree.get(key))?.map(|value| value.to_vec()))
+        Ok(self.guard.run(|| self.opened().tree.get(key))?.map(|value| value.to_vec()))
     }
 
     /// The pairs from `from` (inclusive) to `to` (exclusive); the iterator runs from either end.
     pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> Range {
-        let pairs = self.guard.run(|| Ok(self.tree.range::<&[u8], _>(from..to)));
+        let pairs = self.guard.run(|| Ok(self.opened().tree.range::<&[u8], _>(from..to)));
         let (pairs, fault) = match pairs {
             Ok(pairs) => (Some(pairs), None),
             Err(fault) => (None, Some(fault)),
@@ -121,20 +131,30 @@ impl Tree {
             operations += 1;
             if operations == BATCH_OPERATIONS_MAX {
                 let full = std::mem::take(&mut batch);
-                self.guard.run(|| self.tree.apply_batch(full))?;
+                self.guard.run(|| self.opened().tree.apply_batch(full))?;
                 operations = 0;
             }
         }
         if operations > 0 {
-            self.guard.run(|| self.tree.apply_batch(batch))?;
+            self.guard.run(|| self.opened().tree.apply_batch(batch))?;
         }
         Ok(())
     }
 
     /// Makes everything written so far durable. sled's own flush leaves that to chance.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.guard.run(|| self.db.flush())?;
+        self.guard.run(|| self.opened().db.flush())?;
         self.file.sync_data().map_err(|source| StoreError::Io { context: "syncing the index".into(), source })
+    }
+}
+
+impl Drop for Tree {
+    /// sled panics where its last sync fails. By then all that it holds is in the journal.
+    fn drop(&mut self) {
+        let opened = self.opened.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(opened))).is_err() {
+            tracing::error!("the index could not be closed: the next start checks it");
+        }
     }
 }
 

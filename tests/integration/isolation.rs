@@ -1,0 +1,65 @@
+//! A merchant can only delay itself.
+//!
+//! Compares times only within one run, with the machine to itself.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Appliance, Client, Merchant, Receiver, Reply, alone, eventually};
+
+const WAITING: usize = 100_000;
+const SAMPLES: usize = 300;
+
+/// Submits one event after the other; the median of the times from submission to arrival.
+fn median_delivery(producer: &mut Client, merchant: &Merchant, receiver: &Receiver) -> Duration {
+    let event = json!({ "type": "card_transaction", "merchant_id": merchant.id, "data": { "amount": "1.00" } });
+    let mut times: Vec<Duration> = (0..SAMPLES)
+        .map(|_| {
+            let (before, begun) = (receiver.count(), Instant::now());
+            producer.post("/v1/events", &event).expect(202);
+            receiver.nth(before).at.saturating_duration_since(begun)
+        })
+        .collect();
+    times.sort_unstable();
+    times[SAMPLES / 2]
+}
+
+fn flood(producer: &mut Client, merchant: &str, count: usize) {
+    let line = json!({ "type": "card_transaction", "merchant_id": merchant, "data": { "amount": "1.00" } }).to_string();
+    let batch = vec![line; 1000].join("\n");
+    for _ in 0..count / 1000 {
+        let answer =
+            producer.send("POST", "/v1/events/batch", &[("content-type", "application/x-ndjson")], batch.as_bytes());
+        assert!(answer.lines().iter().all(|line| line["status"] == 202), "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_hanging_merchant_with_a_hundred_thousand_waiting_delays_nobody_else() {
+    let _machine = alone();
+    let (healthy_receiver, hanging_receiver) = (Receiver::start(), Receiver::scripted(|_| Reply::Never));
+    let appliance = Appliance::start(&[]);
+    let healthy = appliance.merchant_at("healthy", &healthy_receiver);
+    let mut hanging = appliance.merchant_at("hanging", &hanging_receiver);
+    let mut producer = appliance.producer();
+    median_delivery(&mut producer, &healthy, &healthy_receiver);
+    let before = median_delivery(&mut producer, &healthy, &healthy_receiver);
+    flood(&mut producer, "hanging", WAITING / 2);
+    let half_bytes = appliance.resident_bytes();
+    flood(&mut producer, "hanging", WAITING / 2);
+    let full_bytes = appliance.resident_bytes();
+    eventually("the index has caught up", || (appliance.metric("posthaste_index_unwritten") < 1000.0).then_some(()));
+    let beside = median_delivery(&mut producer, &healthy, &healthy_receiver);
+    assert!(appliance.metric("posthaste_deliveries_waiting") >= WAITING as f64);
+    assert_eq!(appliance.metric("posthaste_attempts_in_flight"), 8.0, "as many as one endpoint may have");
+    hanging.configure(&json!({ "url": hanging_receiver.url(), "enabled": false }));
+    let after = median_delivery(&mut producer, &healthy, &healthy_receiver);
+    let ratio = beside.as_secs_f64() / before.max(after).as_secs_f64();
+    println!(
+        "median delivery {before:?} before, {beside:?} beside, {after:?} after: {ratio:.2}; {half_bytes} and {full_bytes} bytes resident"
+    );
+    assert!(ratio <= 1.5, "{before:?} before, {beside:?} beside {WAITING} waiting, {after:?} after");
+    assert!(full_bytes < 256 << 20, "{full_bytes} bytes resident");
+    assert!(full_bytes < half_bytes + half_bytes / 2, "memory follows the backlog: {half_bytes}, then {full_bytes}");
+}

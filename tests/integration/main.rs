@@ -1,0 +1,30 @@
+//! The product over real sockets: the real binary, real requests, real receivers.
+//!
+//! Never looks inside: what a test knows, a merchant, a producer or an operator could know.
+
+#![expect(clippy::disallowed_methods, reason = "the world outside has clocks and sockets of its own")]
+
+mod backlog;
+mod bad_input;
+mod bodies;
+mod changes;
+mod configuration;
+mod deadlines;
+mod disk;
+mod edges;
+mod events;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod https;
+mod ingest;
+mod isolation;
+mod lifetime;
+mod listeners;
+mod operators;
+mod production;
+mod promises;
+mod resending;
+mod schedule;
+mod secrecy;
+mod signatures;
+mod wire;
