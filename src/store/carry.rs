@@ -73,9 +73,11 @@ fn chain(segments: &Segments, newest: Option<Location>) -> Result<Vec<(SettledV1
     let mut attempts = Vec::new();
     let mut next = newest;
     while let Some(location) = next {
-        let record = segments.read(location)?;
-        if !record.header.kind.is_attempt() {
-            // Its loss was accepted.
+        let record = match segments.read(location) {
+            Err(_) if segments.is_lost(location) => break,
+            record => record?,
+        };
+        if record.header.kind == Kind::Lost {
             break;
         }
         let meta: SettledV1 = codec::decode(&record.meta).map_err(index_fault)?;

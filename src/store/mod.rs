@@ -7,12 +7,15 @@ mod admission;
 mod carry;
 mod commit;
 pub mod embedded;
+pub mod export;
 mod index;
 mod journal;
 pub mod memory;
 mod query;
+pub mod rebuild;
 mod recovery;
 mod retention;
+pub mod verify;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -231,7 +231,10 @@ fn attempts(
     let mut attempts = Vec::with_capacity(last.map_or(0, |meta| meta.attempts as usize).min(1024));
     let mut next = newest;
     while let Some(location) = next {
-        let record = segments.read(location)?;
+        let record = match segments.read(location) {
+            Err(_) if segments.is_lost(location) => break,
+            record => record?,
+        };
         if record.header.kind == Kind::Lost {
             break;
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
-use super::embedded::{Limits, OpenFault, Probes};
+use super::embedded::{Limits, OpenFault, Probes, index_fault};
 use super::index::value::Watermark;
 use super::index::{Index, Overlay, apply, set_aside};
 use super::journal::carried::{CarriedV1, KeptV1};
@@ -88,10 +88,8 @@ fn replay(
     let last_event = EventId::from_u128(watermark.map_or(0, |w| w.last_event));
     let mut replayer = Replayer::new(first_present, last_event);
     let replay = |location: Location, record: &Record| {
-        let mut overlay = index.overlay_mut();
-        replayer.apply(&mut overlay, location, record).map_err(|error| error.to_string())?;
-        if overlay.changes() >= limits.unindexed_max {
-            drop(overlay);
+        replayer.apply(&index, location, record).map_err(|error| error.to_string())?;
+        if index.overlay().changes() >= limits.unindexed_max {
             index.flush(clock.now()).map_err(|error| error.to_string())?;
         }
         Ok(())
@@ -109,67 +107,96 @@ pub(super) struct Replayer {
     /// What refers to an event before this segment came too late for the index to need it: the event ended
     /// with its segment, or a later record carries it on.
     first_present: u32,
-    /// Stretches whose loss was accepted.
-    lost: Vec<(Location, Location)>,
+    /// Some records are not there any more: what the others say came before them is looked up, not believed.
+    lossy: bool,
     pub(super) last_event: EventId,
 }
 
 impl Replayer {
     pub(super) fn new(first_present: u32, last_event: EventId) -> Replayer {
-        Replayer { first_present, lost: Vec::new(), last_event }
+        Replayer { first_present, lossy: false, last_event }
     }
 
-    /// Whether some records stood where none stand now.
-    pub(super) fn has_losses(&self) -> bool {
-        !self.lost.is_empty()
+    /// Records are missing before the next one.
+    pub(super) fn missed_some(&mut self) {
+        self.lossy = true;
     }
 
-    pub(super) fn apply(
-        &mut self,
-        overlay: &mut Overlay,
-        location: Location,
-        record: &Record,
-    ) -> Result<(), Undecodable> {
+    pub(super) fn apply(&mut self, index: &Index, location: Location, record: &Record) -> Result<(), StoreError> {
         if !record.header.is_understood() {
-            return Err(Undecodable("it was written by a newer version; start that version instead".to_owned()));
+            let what = "it was written by a newer version; start that version instead";
+            return Err(StoreError::Corrupt(what.to_owned()));
+        }
+        match record.header.kind {
+            Kind::Settled => self.settled(index, location, codec::decode(&record.meta).map_err(index_fault)?)?,
+            Kind::Carried => self.carried(index, location, &codec::decode(&record.meta).map_err(index_fault)?)?,
+            _ => self.plain(&mut index.overlay_mut(), location, record).map_err(index_fault)?,
         }
         let end = Location(location.0 + record.header.record_len() as u64);
+        let (number, last_event) = (record.header.number + 1, self.last_event.as_u128());
+        index.overlay_mut().advance(Watermark { next: end.0, number, last_event });
+        Ok(())
+    }
+
+    /// A record that says by itself what it changes.
+    fn plain(&mut self, overlay: &mut Overlay, location: Location, record: &Record) -> Result<(), Undecodable> {
         match record.header.kind {
             Kind::Accepted => {
                 let meta: AcceptedV1 = codec::decode(&record.meta)?;
                 apply::accepted(overlay, location, &meta)?;
                 self.last_event = self.last_event.max(EventId::from_u128(meta.id));
             }
-            Kind::Settled => {
-                let meta: SettledV1 = codec::decode(&record.meta)?;
-                if !self.is_gone(Location(meta.event_location)) {
-                    apply::settled(overlay, location, &meta)?;
-                }
-            }
             Kind::Changed => {
                 let changes = apply::changes_of(codec::decode(&record.payload)?)?;
                 apply::changed(overlay, &changes);
-            }
-            Kind::Carried => {
-                let meta: CarriedV1 = codec::decode(&record.meta)?;
-                apply::carried(overlay, location, &meta, self.is_gone(Location(meta.from)))?;
-                self.last_event = self.last_event.max(EventId::from_u128(meta.accepted.id));
             }
             Kind::Kept => {
                 let meta: KeptV1 = codec::decode(&record.payload)?;
                 apply::kept(overlay, &meta)?;
                 self.last_event = self.last_event.max(EventId::from_u128(meta.last_event));
             }
-            Kind::Lost => self.lost.push((location, end)),
-            Kind::CarriedAttempt | Kind::Unknown(_) => {}
+            Kind::Lost => self.lossy = true,
+            Kind::Settled | Kind::Carried | Kind::CarriedAttempt | Kind::Unknown(_) => {}
         }
-        let (number, last_event) = (record.header.number + 1, self.last_event.as_u128());
-        overlay.advance(Watermark { next: end.0, number, last_event });
         Ok(())
     }
 
-    fn is_gone(&self, location: Location) -> bool {
-        location.segment() < self.first_present || self.lost.iter().any(|(from, to)| (from..to).contains(&&location))
+    fn settled(&self, index: &Index, location: Location, mut meta: SettledV1) -> Result<(), StoreError> {
+        if self.is_gone(meta.event_location) {
+            return Ok(());
+        }
+        if self.lossy {
+            let merchant = codec::merchant(&meta.merchant).map_err(index_fault)?;
+            let event_type = meta.event_type().map_err(index_fault)?;
+            let found = index.find(&merchant, event_type, EventId::from_u128(meta.event))?;
+            let Some((status, entry)) = found else { return Ok(()) };
+            meta.old_status = status.code();
+            meta.event_location = entry.location.0;
+            if status.is_waiting() {
+                meta.old_due = entry.when.as_ms();
+            }
+        }
+        apply::settled(&mut index.overlay_mut(), location, &meta).map(drop).map_err(index_fault)
+    }
+
+    fn carried(&mut self, index: &Index, location: Location, meta: &CarriedV1) -> Result<(), StoreError> {
+        let id = EventId::from_u128(meta.accepted.id);
+        let mut born = self.is_gone(meta.from);
+        if self.lossy {
+            let merchant = meta.accepted.merchant().map_err(index_fault)?;
+            let event_type = meta.accepted.event_type().map_err(index_fault)?;
+            if let Some((status, entry)) = index.find(&merchant, event_type, id)? {
+                apply::forgotten(&mut index.overlay_mut(), location, meta, status, &entry).map_err(index_fault)?;
+            }
+            born = true;
+        }
+        apply::carried(&mut index.overlay_mut(), location, meta, born).map_err(index_fault)?;
+        self.last_event = self.last_event.max(id);
+        Ok(())
+    }
+
+    fn is_gone(&self, location: u64) -> bool {
+        Location(location).segment() < self.first_present
     }
 }
 

@@ -74,6 +74,30 @@ pub(crate) fn carried(
     Ok(())
 }
 
+/// Takes an event out of the place where it stands before it is put to where a copy says that it does: some
+/// records between are lost.
+pub(crate) fn forgotten(
+    overlay: &mut Overlay,
+    location: Location,
+    meta: &CarriedV1,
+    status: Status,
+    entry: &Entry,
+) -> Result<(), Undecodable> {
+    let id = EventId::from_u128(meta.accepted.id);
+    let run = Run {
+        merchant: meta.accepted.merchant()?,
+        resource: resource_hash(meta.accepted.resource_id.as_deref()),
+        event_type: meta.accepted.event_type()?,
+        status,
+    };
+    unpost(overlay, &run, id);
+    if let Some(endpoint) = entry.endpoint.filter(|_| status.is_waiting()) {
+        overlay.remove(key::owed(endpoint, entry.when, id));
+        overlay.count(endpoint, &run.merchant, location, -1);
+    }
+    Ok(())
+}
+
 /// What outlives the segments that were dropped, beside events.
 pub(crate) fn kept(overlay: &mut Overlay, meta: &KeptV1) -> Result<(), Undecodable> {
     for (merchant, sequence) in &meta.sequences {

@@ -5,6 +5,7 @@
 
 pub(crate) mod apply;
 mod audit;
+mod compare;
 pub(crate) mod key;
 mod layered;
 mod overlay;

@@ -8,6 +8,7 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 pub(crate) mod segment;
 pub(crate) mod survey;
+pub(crate) mod walk;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -28,6 +28,9 @@ pub(crate) const HEADER_LEN: usize = 32;
 /// The longest payload that a reader believes, in bytes.
 pub(crate) const PAYLOAD_LEN_MAX: usize = 32 << 20;
 
+/// What stands in the place of lost records. No header begins with it.
+pub(crate) const FILLER: u8 = b'#';
+
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -147,7 +150,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Header> {
 
 /// Appends a record to `buffer`. The caller keeps the meta under 64 KiB and the payload under
 /// `PAYLOAD_LEN_MAX`.
-pub(super) fn encode(
+pub(crate) fn encode(
     buffer: &mut Vec<u8>,
     kind: Kind,
     version: u8,

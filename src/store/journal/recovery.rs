@@ -229,13 +229,13 @@ impl Cursor {
         let stands_for_more = record.header.kind == Kind::Lost;
         if let Some(expected) = self.number
             && found != expected
-            && !(stands_for_more && found > expected)
+            && !(stands_for_more && found + 1 >= expected)
         {
             let reason = format!("record {found} stands where record {expected} should");
             let to = at + record.header.record_len() as u64;
             return Err(OpenError::Damaged { file: path.to_owned(), from: at, to, reason });
         }
-        self.number = Some(found + 1);
+        self.number = self.number.max(Some(found + 1));
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 
-use super::record::{self, HEADER_LEN, Header};
+use super::record::{self, HEADER_LEN, Header, Kind};
 use crate::model::{Location, Timestamp};
 use crate::store::StoreError;
 
@@ -194,6 +194,15 @@ impl Segments {
             return Err(self.damaged(location, "its checksum does not match"));
         }
         Ok(Record { header, meta: body.to_vec(), payload })
+    }
+
+    /// Whether what stood there was lost, and the loss accepted.
+    pub(crate) fn is_lost(&self, location: Location) -> bool {
+        let file = self.files.read().expect("no panic while held").get(&location.segment()).map(|s| s.file.clone());
+        let mut bytes = [0; HEADER_LEN];
+        let read = file.map(|file| file.read_exact_at(&mut bytes, u64::from(location.offset())));
+        matches!(read, Some(Ok(())))
+            && (bytes == [record::FILLER; HEADER_LEN] || record::decode(&bytes).is_some_and(|h| h.kind == Kind::Lost))
     }
 
     fn read_start(&self, location: Location) -> Result<(Header, Vec<u8>, Arc<File>), StoreError> {
