@@ -356,13 +356,8 @@ impl Oracle {
     /// A merchant that could have had a turn waits at most one turn of every other merchant, and within a
     /// merchant an endpoint at most one of every other endpoint.
     fn take_turn(&mut self, delivery: &Delivery, now: Timestamp) {
-        let able: BTreeSet<EndpointId> =
-            self.lines.iter().filter(|(_, line)| self.can_leave(line, now)).map(|(id, _)| *id).collect();
-        let merchants: BTreeSet<MerchantId> = able
-            .iter()
-            .map(|endpoint| self.lines[endpoint].merchant.clone())
-            .filter(|merchant| *merchant != delivery.merchant && self.merchant_has_permits(merchant))
-            .collect();
+        let (endpoints, mut merchants) = self.able(now);
+        merchants.remove(&delivery.merchant);
         for (merchant, seat) in &mut self.seats {
             seat.waited = if merchants.contains(merchant) { seat.waited + 1 } else { 0 };
             assert!(seat.waited < self.merchants, "fairness: {merchant} has waited {} turns", seat.waited);
@@ -370,10 +365,24 @@ impl Oracle {
         }
         let siblings = self.lines.values().filter(|line| line.merchant == delivery.merchant).count();
         for (endpoint, line) in self.lines.iter_mut().filter(|(_, line)| line.merchant == delivery.merchant) {
-            let passed_over = able.contains(endpoint) && *endpoint != delivery.endpoint;
+            let passed_over = endpoints.contains(endpoint) && *endpoint != delivery.endpoint;
             line.waited = if passed_over { line.waited + 1 } else { 0 };
             assert!(line.waited < siblings, "fairness: {endpoint} has waited {} of its merchant's turns", line.waited);
         }
+    }
+
+    /// Whoever cannot have a turn at this moment has lost its place: it was paused, or the clock went back.
+    pub(super) fn lose_places(&mut self, now: Timestamp) {
+        let (endpoints, merchants) = self.able(now);
+        self.seats.iter_mut().filter(|(id, _)| !merchants.contains(id)).for_each(|(_, seat)| seat.waited = 0);
+        self.lines.iter_mut().filter(|(id, _)| !endpoints.contains(id)).for_each(|(_, line)| line.waited = 0);
+    }
+
+    /// The endpoints that could have a turn now, and the merchants.
+    fn able(&self, now: Timestamp) -> (BTreeSet<EndpointId>, BTreeSet<MerchantId>) {
+        let lines = || self.lines.iter().filter(|(_, line)| self.can_leave(line, now));
+        let merchants = lines().map(|(_, line)| &line.merchant).filter(|merchant| self.merchant_has_permits(merchant));
+        (lines().map(|(id, _)| *id).collect(), merchants.cloned().collect())
     }
 
     fn count_attempt(&mut self, delivery: &Delivery) {

@@ -23,6 +23,7 @@ impl Oracle {
         self.figures_agree(outbox, rest.figures);
         self.nobody_waits_in_vain(rest.now);
         self.will_wake(rest);
+        self.lose_places(rest.now);
         if let Some(due) = rest.oldest_due {
             let open = self.lines.iter().filter(|(_, line)| line.gate == Gate::Open);
             let waits = open.flat_map(|(id, _)| outbox.waiting_of(*id)).any(|key| key.0 == due);
