@@ -18,6 +18,7 @@ use crate::model::{
     Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, Location, MerchantId,
     Outcome, Phases, Status, Timestamp, Verdict, resource_hash,
 };
+use crate::pulse::Pulse;
 use crate::registry::Registry;
 use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
 use crate::store::{DuePage, Notice, Settlement, Store, StoreError};
@@ -86,6 +87,8 @@ pub struct Tools {
     pub entropy: Arc<dyn Entropy>,
     /// Figures.
     pub metrics: Metrics,
+    /// How endpoints fare, for their merchants.
+    pub pulse: Arc<Pulse>,
 }
 
 /// What others can see of a dispatcher while it runs.
@@ -245,7 +248,7 @@ impl Dispatcher {
             };
             let (payload, traceparent) = match delivery.payload {
                 Some(payload) => (payload, delivery.traceparent),
-                None => match tools.store.event(delivery.location) {
+                None => match tools.store.event(&delivery) {
                     Ok(event) => (event.payload, event.traceparent),
                     Err(error) => {
                         tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
@@ -420,6 +423,7 @@ impl Dispatcher {
         let metrics = &self.tools.metrics;
         let accepted_at = delivery.event.accepted_at();
         metrics.attempted(attempt.outcome.error());
+        self.tools.pulse.beat(&delivery.merchant, now, attempt.outcome.error().is_none(), attempt.duration_ms);
         metrics.attempt_seconds.record(f64::from(attempt.duration_ms) / 1000.0);
         if attempt.number == 1 {
             metrics.first_attempt_seconds.record(attempt.started_at.since_ms(accepted_at) as f64 / 1000.0);
@@ -469,4 +473,10 @@ fn renewed(event: &Event, location: Location, known: Option<Delivery>, endpoint:
             traceparent: None,
         },
     }
+}
+
+/// The shard of a merchant: the same within one run; nothing on disk depends on it.
+pub fn shard_of(merchant: &MerchantId, shards: usize) -> usize {
+    let hash = crate::model::resource_hash(Some(merchant.as_str()));
+    usize::try_from(hash % shards as u64).expect("there are few shards")
 }

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::dispatcher::{Control, Dispatcher, Tools, Vitals};
+use crate::dispatcher::{Control, Dispatcher, Tools, Vitals, shard_of};
 use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
@@ -20,6 +20,8 @@ use crate::model::{Digest, EndpointState, EventId, MerchantId};
 use crate::outbox::Outbox;
 use crate::policy::retry::Schedule;
 use crate::portal::{self, Portal};
+use crate::pulse::{self, Pulse};
+use crate::recovery::{self, Recoveries, Resender};
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
 use crate::store::embedded::{EmbeddedStore, Fatal, Probes, Surroundings};
@@ -27,6 +29,7 @@ use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures}
 use crate::transport::Transport;
 
 pub use crate::dispatcher::Resent;
+pub use crate::recovery::ResendFault;
 pub use crate::shard::Limits as ShardLimits;
 pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
 
@@ -80,20 +83,6 @@ pub enum StartFault {
     Read(#[from] StoreError),
 }
 
-/// Why a resend was not queued.
-#[derive(Debug, thiserror::Error)]
-pub enum ResendFault {
-    /// The merchant has no endpoint to send it to.
-    #[error("the merchant has no endpoint")]
-    NoEndpoint,
-    /// The process is stopping.
-    #[error("the process is stopping")]
-    Stopped,
-    /// The store could not be read.
-    #[error(transparent)]
-    Read(#[from] StoreError),
-}
-
 /// The running product, without its surfaces.
 pub struct Engine {
     /// Takes events.
@@ -106,8 +95,13 @@ pub struct Engine {
     pub portal: Portal,
     /// Tells who watches what happens.
     pub feed: Arc<Feed>,
+    /// Knows how endpoints fared in the last day.
+    pub pulse: Arc<Pulse>,
+    /// Tries again what was given up.
+    pub recoveries: Recoveries,
     /// Figures.
     pub metrics: Metrics,
+    resender: Resender,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     controls: Arc<[mpsc::UnboundedSender<Control>]>,
@@ -141,6 +135,7 @@ impl Engine {
         )?;
         let registry = Arc::new(registry);
         take_up(&*store, &registry, &controls)?;
+        let pulse = Arc::new(Pulse::new(clock.now()));
         let tools = Arc::new(Tools {
             store: Arc::clone(&store),
             transport,
@@ -148,6 +143,7 @@ impl Engine {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
             metrics: metrics.clone(),
+            pulse: Arc::clone(&pulse),
         });
         let vitals: Vec<Arc<Vitals>> = (0..limits.shards).map(|_| Arc::default()).collect();
         let mut tasks = JoinSet::new();
@@ -157,12 +153,16 @@ impl Engine {
         }
         show_limits(&metrics, limits);
         metrics.ready.set(1.0);
+        let resender = Resender::new(Arc::clone(&registry), Arc::clone(&controls));
         Ok(Engine {
             outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
             history: History::new(Arc::clone(&store)),
             portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
+            recoveries: Recoveries::new(resender.clone(), History::new(Arc::clone(&store))),
+            resender,
             registry,
             feed,
+            pulse,
             metrics,
             clock,
             store,
@@ -174,11 +174,7 @@ impl Engine {
 
     /// Tries an event once more, now, through the same fair queue.
     pub async fn resend(&self, merchant: &MerchantId, event: EventId) -> Result<Resent, ResendFault> {
-        let endpoint = self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?.id;
-        let (answer, answered) = oneshot::channel();
-        let control = Control::Resend { merchant: merchant.clone(), event, endpoint, answer };
-        self.controls[shard_of(merchant, self.controls.len())].send(control).map_err(|_| ResendFault::Stopped)?;
-        Ok(answered.await.map_err(|_| ResendFault::Stopped)??)
+        self.resender.resend(merchant, event).await
     }
 
     /// Figures of the store.
@@ -217,6 +213,7 @@ impl Engine {
     /// Attempts cut off by the end of the grace are repeated after the next start.
     pub async fn drain(&self, grace: Duration) {
         self.metrics.ready.set(0.0);
+        self.recoveries.end();
         for controls in self.controls.iter() {
             // A dispatcher that is gone has nothing to drain.
             let _ = controls.send(Control::Drain);
@@ -285,12 +282,6 @@ fn gate(state: EndpointState) -> Gate {
     }
 }
 
-/// The shard of a merchant: the same within one run; nothing on disk depends on it.
-fn shard_of(merchant: &MerchantId, shards: usize) -> usize {
-    let hash = crate::model::resource_hash(Some(merchant.as_str()));
-    usize::try_from(hash % shards as u64).expect("there are few shards")
-}
-
 /// A shard's part of the limits that hold for all of them together.
 fn share(limits: &ShardLimits, shards: usize) -> ShardLimits {
     let part = |whole: usize| whole.div_ceil(shards);
@@ -309,6 +300,7 @@ fn probes(metrics: &Metrics) -> Probes {
         commit_records: metrics.commit_records.clone(),
         commit_bytes: metrics.commit_bytes.clone(),
         index_rebuilds: metrics.index_rebuilds.clone(),
+        segments_dropped: metrics.segments_dropped.clone(),
     }
 }
 
@@ -327,6 +319,12 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("index_unwritten", limits.store.unindexed_max as f64),
         ("sessions", limits.portal.sessions_max as f64),
         ("watchers", limits.feed.watchers_max as f64),
+        ("retention_bytes", limits.store.retention_bytes_max as f64),
+        ("retention_seconds", limits.store.retention_age_ms as f64 / 1000.0),
+        ("reserve_bytes", limits.store.reserve_bytes as f64),
+        ("pulse_merchants", pulse::MERCHANTS_MAX as f64),
+        ("recoveries", recovery::RUNNING_MAX as f64),
+        ("recovery_events", recovery::EVENTS_MAX as f64),
     ] {
         metrics.limit(name, value);
     }

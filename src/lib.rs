@@ -38,6 +38,8 @@ pub mod engine;
 pub mod model;
 pub mod policy;
 pub mod portal;
+pub mod pulse;
+pub mod recovery;
 
 pub mod clock;
 pub mod entropy;

@@ -36,7 +36,7 @@ struct EventsPage {
 
 /// The filters as they stand on the page.
 #[derive(Default)]
-struct Filters {
+pub(super) struct Filters {
     statuses: Vec<Choice>,
     event_types: Vec<Choice>,
     resource_id: String,
@@ -144,7 +144,7 @@ pub(super) async fn resend(dashboard: Arc<Dashboard>, mut request: Request) -> R
 
 /// A form sends every field, also the empty ones; a link that somebody shared may hold anything. What is not
 /// understood is said, and narrows nothing.
-fn read(merchant: &MerchantId, mut query: Query<'_>) -> (Question, Filters, bool) {
+pub(super) fn read(merchant: &MerchantId, mut query: Query<'_>) -> (Question, Filters, bool) {
     let mut question = Question::new(merchant, LIMIT);
     let mut filters = Filters::default();
     let mut errors = Vec::new();

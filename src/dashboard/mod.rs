@@ -5,8 +5,13 @@
 
 mod assets;
 mod events;
+mod examples;
+mod health;
+mod live;
 mod page;
+mod recover;
 mod setup;
+mod tools;
 mod visitor;
 mod words;
 
@@ -56,6 +61,13 @@ pub fn routes(dashboard: Dashboard) -> Routes {
         .on(Method::GET, "/settings/webhooks/events", shown(events::list))
         .on(Method::GET, "/settings/webhooks/events/{id}", shown(events::detail))
         .on(Method::POST, "/settings/webhooks/events/{id}/resend", shown(events::resend))
+        .on(Method::GET, "/settings/webhooks/live", shown(live::watch))
+        .on(Method::GET, "/settings/webhooks/tools", shown(tools::show))
+        .on(Method::POST, "/settings/webhooks/test", shown(tools::send_test))
+        .on(Method::POST, "/settings/webhooks/signature", shown(tools::debug_signature))
+        .on(Method::GET, "/settings/webhooks/recover", shown(recover::show))
+        .on(Method::POST, "/settings/webhooks/recover", shown(recover::begin))
+        .on(Method::POST, "/settings/webhooks/recover/cancel", shown(recover::cancel))
         .into_routes()
 }
 

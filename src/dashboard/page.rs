@@ -21,6 +21,7 @@ pub(super) struct Frame {
 pub(super) enum Tab {
     Setup,
     Events,
+    Tools,
 }
 
 /// What was just done, or not.
@@ -45,6 +46,7 @@ impl Frame {
         tab == match self.tab {
             Tab::Setup => "setup",
             Tab::Events => "events",
+            Tab::Tools => "tools",
         }
     }
 }

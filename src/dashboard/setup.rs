@@ -8,7 +8,9 @@ use askama::Template;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::health::Health;
 use super::page::{Frame, Notice, Tab, page};
+use super::visitor::Visitor;
 use super::{Dashboard, HOME, Stop, words};
 use crate::http::{Form, Request, Response, StatusCode, response};
 use crate::model::{Endpoint, EndpointState, EventType, EventTypes, MerchantId, Secret};
@@ -24,6 +26,7 @@ const GRACES: [(u64, &str); 4] =
 struct WebhookPage {
     frame: Frame,
     known: Option<Known>,
+    health: Option<Health>,
     fields: Fields,
 }
 
@@ -78,7 +81,7 @@ pub(super) async fn show(dashboard: Arc<Dashboard>, request: Request) -> Result<
     let endpoint = dashboard.engine.registry.endpoint_of(&visitor.visit.merchant);
     let done = request.query().one("done");
     let frame = Frame::new(&visitor, Tab::Setup, done.as_deref());
-    Ok(shown(&dashboard, StatusCode::OK, frame, endpoint.as_deref(), Fields::of(endpoint.as_deref())))
+    shown(&dashboard, StatusCode::OK, frame, &visitor, Fields::of(endpoint.as_deref()))
 }
 
 pub(super) async fn save(dashboard: Arc<Dashboard>, mut request: Request) -> Result<Response, Stop> {
@@ -87,7 +90,7 @@ pub(super) async fn save(dashboard: Arc<Dashboard>, mut request: Request) -> Res
     let registry = &dashboard.engine.registry;
     let again = |status, fields, notice| {
         let frame = Frame { notice, ..Frame::new(&visitor, Tab::Setup, None) };
-        Ok(shown(&dashboard, status, frame, registry.endpoint_of(merchant).as_deref(), fields))
+        shown(&dashboard, status, frame, &visitor, fields)
     };
     let mut fields = Fields::typed(&form);
     if form.text("do") == "generate" {
@@ -283,15 +286,20 @@ impl Known {
     }
 }
 
+/// The page with the webhook as it is now.
 fn shown(
     dashboard: &Dashboard,
     status: StatusCode,
     frame: Frame,
-    endpoint: Option<&Endpoint>,
+    visitor: &Visitor,
     fields: Fields,
-) -> Response {
-    let known = endpoint.map(|endpoint| Known::of(dashboard, endpoint));
-    page(status, &WebhookPage { frame, known, fields })
+) -> Result<Response, Stop> {
+    let merchant = &visitor.visit.merchant;
+    let endpoint = dashboard.engine.registry.endpoint_of(merchant);
+    let known = endpoint.map(|endpoint| Known::of(dashboard, &endpoint));
+    let health = known.as_ref().map(|_| Health::of(dashboard, merchant)).transpose();
+    let health = health.map_err(|error| Stop::unreadable(&error))?;
+    Ok(page(status, &WebhookPage { frame, known, health, fields }))
 }
 
 fn done(what: &str) -> Response {

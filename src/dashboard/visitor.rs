@@ -15,8 +15,8 @@ use crate::portal::{Token, Visit};
 /// as secure without TLS.
 const COOKIE: &str = "__Host-posthaste";
 
-/// A key, or the fields of the largest form.
-pub(super) const FORM_BYTES_MAX: usize = 64 << 10;
+/// A key, or the fields of any form but the debugger's.
+const FORM_BYTES_MAX: usize = 64 << 10;
 
 /// Somebody who is signed in.
 pub(super) struct Visitor {
@@ -40,9 +40,14 @@ impl Dashboard {
 
     /// Who sent a form, and the form. It must come from a page of this very session.
     pub(super) async fn form(&self, request: &mut Request) -> Result<(Visitor, Form), Stop> {
+        self.form_of(request, FORM_BYTES_MAX).await
+    }
+
+    /// The same for a form of at most `bytes_max`.
+    pub(super) async fn form_of(&self, request: &mut Request, bytes_max: usize) -> Result<(Visitor, Form), Stop> {
         require_own_site(request)?;
         let visitor = self.visitor(request)?;
-        let form = request.read_form(FORM_BYTES_MAX).await?;
+        let form = request.read_form(bytes_max).await?;
         if !visitor.visit.owns_form(form.text("form_token")) {
             return Err(foreign());
         }

@@ -10,6 +10,11 @@ pub(super) fn moment(at: Timestamp) -> String {
     format!("{} {}", &text[..10], &text[11..19])
 }
 
+/// As `datetime-local` inputs want it.
+pub(super) fn input_moment(at: Timestamp) -> String {
+    at.to_string()[..19].to_owned()
+}
+
 /// What a `datetime-local` input holds, in UTC; seconds may be left out.
 pub(super) fn parse_moment(text: &str) -> Option<Timestamp> {
     [format!("{text}Z"), format!("{text}:00Z"), text.to_owned()].iter().find_map(|text| Timestamp::parse(text))
@@ -212,6 +217,7 @@ mod tests {
     fn moments_are_read_as_browsers_write_them() {
         let at = Timestamp::from_ms(1_700_000_000_000);
         assert_eq!(parse_moment("2023-11-14T22:13:20"), Some(at));
+        assert_eq!(parse_moment(&input_moment(at)), Some(at));
         assert_eq!(parse_moment("2023-11-14T22:13"), Some(Timestamp::from_ms(1_699_999_980_000)));
         assert_eq!(parse_moment("yesterday"), None);
         assert_eq!(moment(at), "2023-11-14 22:13:20");

@@ -2,10 +2,15 @@
 //!
 //! Never sets what every answer carries (`Request-Id`, `Cache-Control` where there is none, …): the connection does.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::StatusCode;
+use hyper::body::{Body as HttpBody, Frame};
 use hyper::header::{self, HeaderValue};
 use serde::Serialize;
 
@@ -60,6 +65,36 @@ pub fn stream(status: StatusCode, content_type: &'static str, body: Body) -> Res
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
+}
+
+/// A body that is made piece by piece, for as long as the client listens: `step` waits for the next piece and gives
+/// back what the piece after it is made from. `None` ends the body.
+pub fn unfold<S, F>(source: S, step: fn(S) -> F) -> Body
+where
+    S: Send + 'static,
+    F: Future<Output = Option<(Bytes, S)>> + Send + 'static,
+{
+    Unfolding { under_way: Some(Box::pin(step(source))), step }.boxed_unsync()
+}
+
+struct Unfolding<S, F> {
+    /// `None` after the last piece.
+    under_way: Option<Pin<Box<F>>>,
+    step: fn(S) -> F,
+}
+
+impl<S, F: Future<Output = Option<(Bytes, S)>>> HttpBody for Unfolding<S, F> {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(under_way) = &mut self.under_way else { return Poll::Ready(None) };
+        let piece = ready!(under_way.as_mut().poll(cx));
+        self.under_way = None;
+        let Some((piece, source)) = piece else { return Poll::Ready(None) };
+        self.under_way = Some(Box::pin((self.step)(source)));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
 }
 
 fn whole(content: Bytes) -> Body {

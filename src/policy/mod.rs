@@ -3,6 +3,7 @@
 //!
 //! Never here: async, IO, clocks, chance.
 
+pub mod diagnosis;
 pub mod egress;
 pub mod form;
 pub mod retry;

@@ -14,7 +14,7 @@ use crate::model::{Digest, Endpoint, EventId, Secret, Sent, Timestamp};
 /// How old or how far ahead a `webhook-timestamp` may be; the value of the reference libraries.
 pub const TOLERANCE_S: u64 = 300;
 
-const BASE64_SECRET_PREFIX: &str = "whsec_";
+pub(super) const BASE64_SECRET_PREFIX: &str = "whsec_";
 const VERSION_PREFIX: &str = "v1,";
 
 /// Everything by which a receiver can tell that this request is ours. An endpoint without a secret gets
@@ -122,7 +122,7 @@ fn standard_digest(secret: &Secret, prefix: &str, body: &[u8]) -> Digest {
 }
 
 /// RFC 2104 with SHA-256.
-fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Digest {
+pub(super) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Digest {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     for part in parts {
         mac.update(part);
@@ -131,7 +131,7 @@ fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Digest {
 }
 
 /// `None` for anything but 64 hex digits: a short signature is never compared (RUSTSEC-2024-0010).
-fn unhex(text: &str) -> Option<Digest> {
+pub(super) fn unhex(text: &str) -> Option<Digest> {
     let mut digest = Digest::default();
     if text.len() != 2 * digest.len() {
         return None;

@@ -1,4 +1,4 @@
-// What a script adds to pages that work without one: copying, and boxes that follow each other.
+// What a script adds to pages that work without one: copying, boxes that follow each other, news of open pages.
 // Never builds markup from text, never changes anything without a form.
 
 for (const button of document.querySelectorAll("[data-copy]")) {
@@ -27,4 +27,73 @@ if (every) {
     follow();
   });
   follow();
+}
+
+// News: shown rows change where they stand, new ones are announced and come when they are asked for, so that
+// nothing moves under a pointer.
+const news = document.querySelector("[data-live]");
+if (news) {
+  let fresh = 0;
+  let stream = null;
+
+  const announce = (text, target) => {
+    const link = news.querySelector("a") ?? news.appendChild(document.createElement("a"));
+    link.href = target;
+    if (link.textContent !== text) link.textContent = text;
+    news.hidden = false;
+  };
+
+  const put = (cell, text, tag) => {
+    const part = cell.appendChild(document.createElement(tag));
+    part.textContent = text;
+    return part;
+  };
+
+  const change = (row) => {
+    const line = document.querySelector(`tr[data-event="${CSS.escape(row.id)}"]`);
+    if (!line) return;
+    const [status, , , , answer, attempts, next] = line.cells;
+    const badge = status.firstElementChild;
+    badge.className = `badge ${row.status}`;
+    badge.textContent = row.status_word;
+    badge.title = row.status_meaning;
+    answer.replaceChildren();
+    put(answer, row.answer || "–", row.answer ? "code" : "span");
+    answer.append(" ");
+    put(answer, row.took, "span").className = "took";
+    attempts.textContent = row.attempts;
+    next.textContent = row.next || "–";
+  };
+
+  const hear = (message) => {
+    const told = JSON.parse(message.data);
+    if (news.dataset.watch) {
+      if (told.missed || told.rows.some((row) => row.id === news.dataset.watch)) {
+        announce("This event changed. Show it as it is now", location.pathname);
+      }
+      return;
+    }
+    told.rows.forEach(change);
+    fresh += told.fresh;
+    if (!news.dataset.top) return;
+    if (told.missed) announce("Many events came. Show the newest", news.dataset.top);
+    else if (fresh) announce(fresh === 1 ? "1 new event. Show it" : `${fresh} new events. Show them`, news.dataset.top);
+  };
+
+  const listen = () => {
+    stream = new EventSource(news.dataset.live);
+    stream.addEventListener("news", hear);
+  };
+
+  // A hidden page holds no connection: browsers have few for one host.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      stream?.close();
+      stream = null;
+    } else if (!stream) {
+      listen();
+    }
+  });
+  addEventListener("pagehide", () => stream?.close());
+  if (!document.hidden) listen();
 }
