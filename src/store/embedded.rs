@@ -3,7 +3,7 @@
 //! One directory, one process, three threads: one commits, one writes the index behind, one drops what is past
 //! its time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -161,34 +161,55 @@ struct Threads {
     stop_retention: Sender<()>,
 }
 
+/// What the journal thread knows from the start.
+struct Known {
+    sequences: HashMap<MerchantId, u64>,
+    merchants: HashSet<MerchantId>,
+    endpoints: HashSet<EndpointId>,
+}
+
+impl Known {
+    fn of(index: &Index) -> Result<Known, OpenFault> {
+        let fault = |error: StoreError| OpenFault::Disk(error.to_string());
+        let sequences = super::query::sequences(index).map_err(fault)?;
+        let catalog = super::query::catalog(index).map_err(fault)?;
+        let merchants = catalog.merchants.iter().map(|merchant| merchant.id.clone()).collect();
+        let endpoints = catalog.endpoints.iter().map(|endpoint| endpoint.id).collect();
+        Ok(Known { sequences, merchants, endpoints })
+    }
+}
+
+/// The reserve, given up already where the disk is full: the index, too, needs room to open.
+fn reserve(dir: &Path, limits: &Limits, admission: &Admission) -> Arc<Reserve> {
+    let reserve = Reserve::new(dir, limits.reserve_bytes);
+    reserve.adjust(admission.measure(dir), limits.free_bytes_min);
+    Arc::new(reserve)
+}
+
+/// Frees the reserve where the disk turns out to be full, and takes no more events until there is room again.
+fn make_room(reserve: &Arc<Reserve>, admission: &Arc<Admission>) -> MakeRoom {
+    let (reserve, admission) = (Arc::clone(reserve), Arc::clone(admission));
+    Box::new(move || {
+        admission.disk_is_full();
+        reserve.release()
+    })
+}
+
 impl EmbeddedStore {
     /// Opens or makes the store in `dir`, replaying what the index lacks.
     pub fn open(dir: &Path, limits: Limits, around: Surroundings) -> Result<EmbeddedStore, OpenFault> {
         let lock = take(dir)?;
         let admission = Arc::new(Admission::new(&limits));
-        let reserve = Arc::new(Reserve::new(dir, limits.reserve_bytes));
-        // The index, too, needs room to open.
-        reserve.adjust(admission.measure(dir), limits.free_bytes_min);
-        let make_room = || -> MakeRoom {
-            let (reserve, admission) = (Arc::clone(&reserve), Arc::clone(&admission));
-            Box::new(move || {
-                admission.disk_is_full();
-                reserve.release()
-            })
-        };
+        let reserve = reserve(dir, &limits, &admission);
+        let make_room = || make_room(&reserve, &admission);
         let Surroundings { clock, entropy, sink, fatal, probes } = around;
         let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
-        let catalog_fault = |error: StoreError| OpenFault::Disk(error.to_string());
-        let sequences = super::query::sequences(&index).map_err(catalog_fault)?;
-        let catalog = super::query::catalog(&index).map_err(catalog_fault)?;
-        let merchants: HashSet<MerchantId> = catalog.merchants.iter().map(|m| m.id.clone()).collect();
-        let endpoints: HashSet<EndpointId> = catalog.endpoints.iter().map(|e| e.id).collect();
+        let Known { sequences, merchants, endpoints } = Known::of(&index)?;
         index.overlay_mut().begin_live();
         let (commands, inbox) = unbounded();
         let (nudge, nudged) = bounded(1);
         let segments = journal.segments();
         admission.journal_grew(segments.total_bytes());
-        let condemned = segments.first();
         let segments_dropped = probes.segments_dropped.clone();
         let committer = Committer {
             journal,
@@ -202,7 +223,7 @@ impl EmbeddedStore {
             nudge,
             settle_delay: Duration::from_millis(limits.settle_delay_ms),
             unindexed_max: limits.unindexed_max,
-            condemned,
+            condemned: segments.first(),
             last_event,
             sequences,
             merchants,

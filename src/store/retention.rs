@@ -71,6 +71,9 @@ impl From<Refusal> for Interrupted {
     }
 }
 
+/// An event of a segment to which an attempt is owed: what was recorded of it, its payload, and where it stands.
+type Owed = (AcceptedV1, Bytes, (Status, Entry));
+
 impl Retention {
     /// Looks again and again until stopped.
     pub(super) fn run(retention: &std::sync::Mutex<Retention>, every: Duration, stopped: &Receiver<()>) {
@@ -194,10 +197,7 @@ impl Retention {
     }
 
     /// The events of a chunk to which an attempt is owed.
-    fn still_owed(
-        &self,
-        chunk: &[(Location, Record)],
-    ) -> Result<Vec<(AcceptedV1, Bytes, (Status, Entry))>, StoreError> {
+    fn still_owed(&self, chunk: &[(Location, Record)]) -> Result<Vec<Owed>, StoreError> {
         let mut events = Vec::new();
         let mut stretches: BTreeMap<(MerchantId, EventType), (EventId, EventId)> = BTreeMap::new();
         for (location, record) in chunk.iter().filter(|(_, record)| record.header.kind.is_event()) {

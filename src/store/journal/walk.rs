@@ -120,8 +120,9 @@ fn walk_segment(
                 let number = record.header.number;
                 let missing = std::mem::take(&mut walked.missing);
                 let is_next = walked.number.is_none_or(|expected| expected == number || (missing && expected < number));
-                let stands_for_more = record.header.kind == Kind::Lost;
-                if !is_next && !(stands_for_more && walked.number.is_some_and(|expected| number + 1 >= expected)) {
+                let is_lost = record.header.kind == Kind::Lost;
+                let stands_for_more = is_lost && walked.number.is_some_and(|expected| number + 1 >= expected);
+                if !is_next && !stands_for_more {
                     let to = at + record.header.record_len() as u64;
                     let what = Defect::Bytes { from: at, to, first: walked.number, next: Some(number + 1) };
                     walked.faults.push(Fault { segment: segment.number, file: segment.path.clone(), what });
