@@ -17,7 +17,7 @@ use crate::report::{Report, rounds};
 use crate::scene::{CAST, Scene, directory};
 
 /// Rounds on one undamaged original.
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 7;
 
 /// What is done to one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,11 +120,15 @@ fn run(report: &mut Report, part: &str, rounds: u64, choose: impl Fn(&mut Dice) 
     }
     let mut original = Original::make(&mut dice);
     for round in 0..rounds {
-        if round % ROUNDS == ROUNDS - 1 {
+        if round > 0 && round % ROUNDS == 0 {
             original = Original::make(&mut dice);
         }
         let launch = original.copy();
-        let all = files(&launch.data_dir.join(part));
+        let mut all = files(&launch.data_dir.join(part));
+        if part == "journal" && !original.is_settled {
+            // Of what the index has not heard of, damage to the end cannot be told from a torn tail.
+            all.pop();
+        }
         let file = &all[usize::try_from(dice.number()).unwrap_or(0) % all.len()];
         let damage = choose(&mut dice);
         let name = file.strip_prefix(&launch.data_dir).expect("below").display().to_string();
@@ -171,6 +175,8 @@ fn inflict(file: &Path, damage: Damage, dice: &mut Dice) -> Option<Range<u64>> {
 struct Original {
     scene: Scene,
     evidence: Evidence,
+    /// Whether the index has heard of everything.
+    is_settled: bool,
 }
 
 impl Original {
@@ -184,13 +190,14 @@ impl Original {
             std::thread::sleep(Duration::from_millis(1));
         }
         load.end();
-        if dice.percent(50) {
-            scene.kill(appliance);
-        } else {
+        let is_settled = dice.percent(50);
+        if is_settled {
             scene.terminate(appliance);
+        } else {
+            scene.kill(appliance);
         }
         let evidence = scene.ledger.evidence();
-        Original { scene, evidence }
+        Original { scene, evidence, is_settled }
     }
 
     fn dir(&self) -> &Path {

@@ -7,6 +7,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::dice::Dice;
 use crate::errors;
@@ -42,18 +43,33 @@ fn the_planted_bugs_have_their_place() {
 }
 
 #[test]
-fn the_planted_bugs_are_caught() {
+fn an_answer_before_the_commit_is_caught() {
+    planted("acknowledge_before_commit", |report, dice, product| power::flight(report, dice, 12, product));
+}
+
+#[test]
+fn a_failed_sync_that_is_ignored_is_caught() {
+    planted("ignore_failed_sync", errors::some_places);
+}
+
+#[test]
+fn a_replay_from_the_wrong_sequence_is_caught() {
+    planted("replay_from_wrong_sequence", |report, dice, product| kills::under_load(report, dice, 10, product));
+}
+
+#[test]
+fn a_record_that_is_trimmed_too_many_is_caught() {
+    planted("trim_one_record_too_many", |report, dice, product| power::flight(report, dice, 12, product));
+}
+
+/// Builds the product with a bug and lets a case catch it; in the long form only.
+fn planted(name: &str, attempt: impl Fn(&mut Report, &mut Dice, &Product) -> Vec<String>) {
     if !is_long() {
         return;
     }
-    for bug in Bug::all() {
-        let product = Product { program: Some(bug.build()), ..Product::default() };
-        caught(&format!("planted_{}", bug.name), |report, dice| match bug.name.as_str() {
-            "replay_from_wrong_sequence" => kills::under_load(report, dice, 10, &product),
-            "ignore_failed_sync" => errors::some_places(report, dice, &product),
-            _ => power::flight(report, dice, 12, &product),
-        });
-    }
+    let bug = Bug::all().into_iter().find(|bug| bug.name == name).expect("the bug is kept");
+    let product = Product { program: Some(bug.build()), ..Product::default() };
+    caught(&format!("planted_{name}"), |report, dice| attempt(report, dice, &product));
 }
 
 /// Tries until something is wrong, be it that the harness itself gives up.
@@ -119,6 +135,8 @@ impl Bug {
 
     /// Builds a copy of the tree with the bug in it; the binary.
     fn build(&self) -> PathBuf {
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
         let tree = dir.join("tree");
         // There from the last bug.

@@ -17,7 +17,7 @@ use crate::ledger::Evidence;
 use crate::load::{Load, Pace};
 use crate::report::{Report, rounds};
 use crate::scene::{CAST, Scene, directory};
-use crate::survivor::Disk;
+use crate::survivor::{self, Disk};
 
 /// Cuts of one recorded run.
 const CUTS: u64 = 12;
@@ -57,17 +57,16 @@ fn a_power_cut_in_the_first_start_leaves_what_can_be_started() {
     appliance.kill();
     let record = fs::read(faults.record()).expect("a readable record");
     let cuts = rounds(12, 200);
-    let mut moments: Vec<u64> = (0..cuts).map(|_| dice.within(0..record.len() as u64 + 1)).collect();
-    moments.sort_unstable();
     let (mut seen, mut wrong) = (0, Vec::new());
-    for (nth, moment) in moments.into_iter().enumerate() {
-        let cut = usize::try_from(moment).expect("it was a usize");
-        seen = cut - disk.replay(&record[seen..cut]).len();
+    for (nth, cut) in survivor::moments(&record, cuts, &mut dice).into_iter().enumerate() {
+        let rest = disk.replay(&record[seen..cut]);
+        assert!(rest.is_empty(), "a moment is the end of a change");
+        seen = cut;
         let mut launch = plain.clone();
         launch.data_dir = root.path().join(format!("cut-{nth}"));
         disk.cut(&launch.data_dir, &mut dice);
         match launch.start() {
-            Ok(appliance) if moment >= acked => {
+            Ok(appliance) if cut as u64 >= acked => {
                 let known = access.config(&appliance.addresses, &key).expect("an appliance at rest answers");
                 if known.status != 404 {
                     report.add("lost", 1);
@@ -138,14 +137,13 @@ pub(crate) fn flight(report: &mut Report, dice: &mut Dice, cuts: u64, product: &
     scene.kill(appliance);
     load.abandon();
     let record = fs::read(&record).expect("a readable record");
-    let mut moments: Vec<u64> = (0..cuts).map(|_| dice.within(0..record.len() as u64 + 1)).collect();
-    moments.sort_unstable();
     let (mut seen, mut wrong) = (0, Vec::new());
-    for (nth, moment) in moments.into_iter().enumerate() {
-        let cut = usize::try_from(moment).expect("it was a usize");
-        seen = cut - disk.replay(&record[seen..cut]).len();
+    for (nth, cut) in survivor::moments(&record, cuts, dice).into_iter().enumerate() {
+        let rest = disk.replay(&record[seen..cut]);
+        assert!(rest.is_empty(), "a moment is the end of a change");
+        seen = cut;
         after.store(nth as u64 + 1, Ordering::Release);
-        let is_past = |at: u64| at <= moment || at == AFTER + nth as u64 + 1;
+        let is_past = |at: u64| at <= cut as u64 || at == AFTER + nth as u64 + 1;
         wrong.extend(survive(report, &scene, dice, &disk, nth, is_past));
     }
     wrong

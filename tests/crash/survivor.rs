@@ -31,6 +31,19 @@ enum Naming {
     Unlink(String),
 }
 
+/// So many moments of a record, in order: each after one change or another, so that small changes count like great
+/// ones.
+pub(crate) fn moments(record: &[u8], count: u64, dice: &mut Dice) -> Vec<usize> {
+    let (mut rest, mut ends) = (record, vec![0]);
+    while Entry::split(&mut rest).is_some() {
+        ends.push(record.len() - rest.len());
+    }
+    let mut chosen: Vec<usize> =
+        (0..count).map(|_| ends[usize::try_from(dice.within(0..ends.len() as u64)).expect("it was a usize")]).collect();
+    chosen.sort_unstable();
+    chosen
+}
+
 /// A directory tree with its history of changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
