@@ -1,8 +1,9 @@
 // What a merchant does, each flow with a script and without one.
 
-import { execFileSync } from "node:child_process";
-import { createServer } from "node:http";
+import { execFile } from "node:child_process";
 import { createHmac } from "node:crypto";
+import { createServer } from "node:http";
+import { promisify } from "node:util";
 
 import { appliance, assert, eventually, receiver, same, visitor } from "./scene.mjs";
 
@@ -192,7 +193,7 @@ async function log({ app, guest, page }) {
   await page.locator(".chip:has-text('card_state')").click();
   await page.click("button:has-text('Filter')");
   await eventually("the failures are final", async () => {
-    await page.reload();
+    await page.goto(page.url());
     return (await page.locator("tbody tr").count()) === 1;
   });
   assert((await page.innerText("tbody")).includes("bad_1"), "the one that fits");
@@ -226,7 +227,7 @@ async function curl({ app, guest, page }) {
   await page.click("text=Copy as curl");
   const command = await page.evaluate(() => navigator.clipboard.readText());
   same(command, await page.locator("#curl").textContent(), "what is copied is what is shown");
-  execFileSync("bash", ["-c", command]);
+  await promisify(execFile)("bash", ["-c", command]);
   await target.wait(2);
   const [first, second] = target.received;
   assert(first.body.equals(second.body), "the same bytes");
