@@ -248,7 +248,7 @@ impl Dispatcher {
             };
             let (payload, traceparent) = match delivery.payload {
                 Some(payload) => (payload, delivery.traceparent),
-                None => match tools.store.event(delivery.location) {
+                None => match tools.store.event(&delivery) {
                     Ok(event) => (event.payload, event.traceparent),
                     Err(error) => {
                         tracing::error!(event = %delivery.event, %error, "a payload cannot be read");

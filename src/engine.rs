@@ -307,6 +307,7 @@ fn probes(metrics: &Metrics) -> Probes {
         commit_records: metrics.commit_records.clone(),
         commit_bytes: metrics.commit_bytes.clone(),
         index_rebuilds: metrics.index_rebuilds.clone(),
+        segments_dropped: metrics.segments_dropped.clone(),
     }
 }
 
@@ -325,6 +326,9 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("index_unwritten", limits.store.unindexed_max as f64),
         ("sessions", limits.portal.sessions_max as f64),
         ("watchers", limits.feed.watchers_max as f64),
+        ("retention_bytes", limits.store.retention_bytes_max as f64),
+        ("retention_seconds", limits.store.retention_age_ms as f64 / 1000.0),
+        ("reserve_bytes", limits.store.reserve_bytes as f64),
         ("pulse_merchants", pulse::MERCHANTS_MAX as f64),
         ("recoveries", recovery::RUNNING_MAX as f64),
         ("recovery_events", recovery::EVENTS_MAX as f64),

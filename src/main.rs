@@ -13,5 +13,6 @@ fn main() -> ExitCode {
         Command::Manual => cli::manual(),
         Command::Key => cli::key(),
         Command::Verify(request) => cli::verify(&request),
+        Command::Store(request) => cli::store(&request),
     }
 }

@@ -112,6 +112,8 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Pages that watch for new events.
     pub watchers: Gauge,
+    /// Journal files dropped by retention.
+    pub segments_dropped: Counter,
     /// 1 while the process takes work.
     pub ready: Gauge,
 }
@@ -170,6 +172,10 @@ impl Metrics {
             index_rebuilds: of.counter("posthaste_index_rebuilds_total", "Times the index was made anew"),
             sessions: of.gauge("posthaste_dashboard_sessions", "Sessions of the dashboard"),
             watchers: of.gauge("posthaste_dashboard_watchers", "Pages that watch for new events"),
+            segments_dropped: of.counter(
+                "posthaste_journal_segments_dropped_total",
+                "Journal files dropped because they were past their time",
+            ),
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };

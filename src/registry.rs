@@ -243,10 +243,15 @@ impl Registry {
         Ok(true)
     }
 
-    /// Switches an endpoint off on the product's own account, unless the merchant changed it meanwhile.
+    /// Switches an endpoint off on the product's own account, unless the merchant changed it meanwhile. Then its state
+    /// is told again: whoever asks holds its deliveries already, and would hold them for good.
     pub async fn disable(&self, seen: &Endpoint, reason: DisabledReason) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
-        let Some(endpoint) = self.endpoint(seen.id).filter(|now| **now == *seen) else { return Ok(()) };
+        let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
+        if *endpoint != *seen {
+            (self.sink)(EndpointChange::Put(endpoint));
+            return Ok(());
+        }
         let state = EndpointState::Disabled(reason);
         let disabled = Endpoint { state, updated_at: self.clock.now(), ..(*endpoint).clone() };
         self.apply(vec![Change::PutEndpoint(disabled)]).await

@@ -121,6 +121,11 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             index_flush_ms: storage.index_flush_ms,
             unindexed_max: storage.index_unwritten_max,
             index_cache_bytes: storage.index_cache_bytes as u64,
+            retention_age_ms: storage.retention_age_ms,
+            retention_bytes_max: storage.retention_bytes_max as u64,
+            idempotency_ms: storage.idempotency_window_ms,
+            reserve_bytes: storage.reserve_bytes as u64,
+            ..StoreLimits::default()
         },
         shard: ShardLimits {
             in_flight_max: delivery.in_flight_max,

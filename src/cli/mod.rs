@@ -1,4 +1,4 @@
-//! What a person types: `serve`, `check-config`, `manual`, `key`, `verify`.
+//! What a person types: `serve`, `check-config`, `manual`, `key`, `verify`, `store`.
 //!
 //! Never holds a rule of the product: it reads, builds, starts and prints.
 
@@ -7,6 +7,7 @@ mod dev;
 mod keys;
 mod receiver;
 mod serve;
+mod store;
 mod verify;
 
 use std::fmt::Display;
@@ -19,6 +20,7 @@ use crate::config::{Config, Faults, MANUAL, environment};
 
 pub use keys::key;
 pub use serve::{ServeOptions, serve};
+pub use store::{StoreRequest, store};
 pub use verify::{VerifyRequest, verify};
 
 /// The configuration is wrong, or a port or file that it names cannot be had (EX_CONFIG of sysexits.h).
@@ -47,6 +49,8 @@ pub enum Command {
     Key,
     /// Check the signature of a request that a merchant received
     Verify(VerifyRequest),
+    /// Verify, rebuild or export a data directory that nobody serves from
+    Store(StoreRequest),
 }
 
 /// Where the configuration comes from.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +62,7 @@ pub fn serve(options: &ServeOptions) -> ExitCode {
         Err(faults) => return fail(EXIT_CONFIG, format_args!("the configuration is wrong:\n{faults}")),
     };
     log(&config.log);
+    allow_files();
     let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(EXIT_CONFIG, format_args!("starting threads: {error}")),
@@ -91,6 +93,18 @@ impl Bound {
     fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
+    }
+}
+
+/// Takes as many open files as the host allows at most. The usual 1024 to begin with is less than the connections
+/// that the limits of the configuration let in, and without a file the journal cannot go on either.
+fn allow_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, files = current, "the limit of open files cannot be raised");
     }
 }
 

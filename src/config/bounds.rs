@@ -32,6 +32,10 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.bytes("storage.commit_queue_bytes_max", storage.commit_queue_bytes_max, MIB, GIB);
     check.ms("storage.settle_delay", storage.settle_delay_ms, 1, SECOND_MS);
     check.count("storage.index_unwritten_max", storage.index_unwritten_max, 1_000, 10_000_000);
+    check.bytes("storage.reserve_bytes", storage.reserve_bytes, 0, 64 * GIB);
+    check.ms("storage.retention_age", storage.retention_age_ms, HOUR_MS, 3650 * DAY_MS);
+    check.bytes("storage.retention_bytes_max", storage.retention_bytes_max, 4 * MIB, 1024 * TIB);
+    check.ms("storage.idempotency_window", storage.idempotency_window_ms, DAY_MS, 7 * DAY_MS);
     check.require("storage.data_dir", !storage.data_dir.as_os_str().is_empty(), "must be a directory");
     let delivery = &config.delivery;
     check.ms("delivery.timeout", delivery.timeout_ms, 100, MINUTE_MS);
@@ -158,6 +162,11 @@ pub(super) fn combinations(config: &Config) -> Vec<Finding> {
     check.at_most("dashboard.sessions_per_merchant_max", sessions, "sessions_max", dashboard.sessions_max);
     let watchers = dashboard.watchers_per_merchant_max;
     check.at_most("dashboard.watchers_per_merchant_max", watchers, "watchers_max", dashboard.watchers_max);
+    check.require(
+        "storage.retention_bytes_max",
+        config.storage.retention_bytes_max / 4 >= config.storage.segment_bytes,
+        "must be at least four times segment_bytes",
+    );
     let auth = &config.auth;
     let one_key = auth.operator_key.is_none() || auth.operator_key_file.is_none();
     check.require("auth.operator_key", one_key, "must not be set together with operator_key_file");

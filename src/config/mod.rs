@@ -137,6 +137,18 @@ pub struct Storage {
     /// Floor of free disk space.
     #[serde(deserialize_with = "units::bytes")]
     pub free_bytes_min: usize,
+    /// Given up when the disk is full.
+    #[serde(deserialize_with = "units::bytes")]
+    pub reserve_bytes: usize,
+    /// Of history.
+    #[serde(rename = "retention_age", deserialize_with = "units::ms")]
+    pub retention_age_ms: u64,
+    /// Of the journal.
+    #[serde(deserialize_with = "units::bytes")]
+    pub retention_bytes_max: usize,
+    /// For producers' keys.
+    #[serde(rename = "idempotency_window", deserialize_with = "units::ms")]
+    pub idempotency_window_ms: u64,
 }
 
 /// `[delivery]`.

@@ -4,18 +4,23 @@
 //! Never answers before the sync, never goes on after a failed one.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::embedded::{Admission, Fatal, Probes, index_fault};
+use super::admission::Admission;
+use super::carry::Bundle;
+use super::embedded::{Fatal, Probes, index_fault};
 use super::index::value::{Known, Watermark};
 use super::index::{Index, apply};
+use super::journal::carried::{CarriedV1, KeptV1};
 use super::journal::codec::{self, AcceptedV1, ChangeV1, ResponseV1, SettledV1};
+use super::journal::record::PAYLOAD_LEN_MAX;
 use super::journal::{Journal, Kind};
-use super::{Acceptance, Answer, Change, Idempotency, NewEvent, Notice, NoticeSink, Settlement, StoreError};
+use super::{Acceptance, Answer, Change, Idempotency, NewEvent, Notice, NoticeSink, Refusal, Settlement, StoreError};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::model::{Delivery, Digest, EndpointId, EventId, Location, MerchantId, Timestamp};
@@ -34,6 +39,12 @@ pub(super) enum Command {
     Settle(Box<Settlement>),
     /// Changes of configuration.
     Change { changes: Vec<Change>, answer: Answer<()> },
+    /// What stands before this segment is about to be dropped.
+    Condemn { first: u32, answer: Answer<()> },
+    /// Copy these forward, as far as they still count.
+    Carry { bundles: Vec<Bundle>, kept: Box<KeptV1>, answer: Answer<()> },
+    /// Nothing before this segment counts any more.
+    KeepFrom { first: u32, answer: Answer<()> },
     /// Commit what is there and stop.
     Close,
 }
@@ -51,6 +62,8 @@ pub(super) struct Committer {
     pub(super) nudge: Sender<()>,
     pub(super) settle_delay: Duration,
     pub(super) unindexed_max: usize,
+    /// Who settles a delivery whose event stands before this segment looks up where it stands now.
+    pub(super) condemned: u32,
     pub(super) last_event: EventId,
     pub(super) sequences: HashMap<MerchantId, u64>,
     pub(super) merchants: HashSet<MerchantId>,
@@ -61,21 +74,42 @@ pub(super) struct Committer {
 /// What the next group commit holds.
 #[derive(Default)]
 pub(super) struct Batch {
-    staged: Vec<Staged>,
+    pub(super) staged: Vec<Staged>,
     keys: HashMap<(MerchantId, u128), Known>,
     /// Somebody waits for this commit.
     urgent: bool,
     /// When the oldest settlement in it came, while nobody waits.
     since: Option<Instant>,
-    meta: Vec<u8>,
-    body: Vec<u8>,
+    pub(super) meta: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
-enum Staged {
-    Accepted { location: Location, meta: AcceptedV1, payload: Bytes, answer: Answer<Acceptance> },
-    Repeated { acceptance: Acceptance, answer: Answer<Acceptance> },
-    Settled { location: Location, meta: SettledV1 },
-    Changed { changes: Vec<Change>, answer: Answer<()> },
+pub(super) enum Staged {
+    Accepted {
+        location: Location,
+        meta: AcceptedV1,
+        payload: Bytes,
+        answer: Answer<Acceptance>,
+    },
+    Repeated {
+        acceptance: Acceptance,
+        answer: Answer<Acceptance>,
+    },
+    Settled {
+        location: Location,
+        meta: SettledV1,
+    },
+    Changed {
+        changes: Vec<Change>,
+        answer: Answer<()>,
+    },
+    Carried {
+        location: Location,
+        meta: Box<CarriedV1>,
+    },
+    Kept(Box<KeptV1>),
+    /// The event of a settlement was dropped.
+    Vanished(Box<Delivery>),
 }
 
 /// An answer that became due with the commit.
@@ -87,15 +121,20 @@ enum Due {
 impl Committer {
     /// Runs until closed or until a write fails.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
-        let failure = loop {
-            match self.turn(commands) {
+        loop {
+            // A bug of ours is as good a reason to stop as a failed disk: a thread that is gone without a word
+            // would leave a process that takes events and never answers.
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(commands)));
+            let turn = turn.unwrap_or_else(|_| Err(StoreError::Corrupt("the journal thread panicked".into())));
+            match turn {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => break error,
+                Err(error) => {
+                    self.admission.stop();
+                    return (self.fatal)(&error);
+                }
             }
-        };
-        self.admission.stop();
-        (self.fatal)(&failure);
+        }
     }
 
     /// One group commit, or one step towards it. False once closed.
@@ -137,14 +176,23 @@ impl Committer {
                 self.stage_event(*event, known, generation, answer)?;
             }
             Command::Settle(settlement) => {
+                self.stage_settlement(*settlement)?;
                 if self.batch.since.is_none() {
                     self.batch.since = Some(self.clock.instant());
                 }
-                self.stage_settlement(&settlement);
             }
             Command::Change { changes, answer } => {
                 self.batch.urgent = true;
                 self.stage_changes(changes, answer);
+            }
+            Command::Condemn { first, answer } => self.condemn(first, answer)?,
+            Command::Carry { bundles, kept, answer } => {
+                self.carry(bundles, *kept)?;
+                let _ = answer.send(Ok(()));
+            }
+            Command::KeepFrom { first, answer } => {
+                self.keep_from(first)?;
+                let _ = answer.send(Ok(()));
             }
             Command::Close => return Ok(false),
         }
@@ -222,8 +270,15 @@ impl Committer {
         self.index.known_since(merchant, digest, now, generation)
     }
 
-    fn stage_settlement(&mut self, settlement: &Settlement) {
-        let meta = SettledV1::of(settlement);
+    fn stage_settlement(&mut self, settlement: Settlement) -> Result<(), StoreError> {
+        let settlement = match self.locate(settlement)? {
+            Ok(settlement) => settlement,
+            Err(vanished) => {
+                self.batch.staged.push(Staged::Vanished(Box::new(vanished)));
+                return Ok(());
+            }
+        };
+        let meta = SettledV1::of(&settlement);
         codec::encode_into(&mut self.batch.meta, &meta);
         self.batch.body.clear();
         if let Some(response) = settlement.attempt.as_ref().and_then(|a| a.response.as_ref()) {
@@ -231,9 +286,17 @@ impl Committer {
         }
         let location = self.journal.append(Kind::Settled, &self.batch.meta, &self.batch.body);
         self.batch.staged.push(Staged::Settled { location, meta });
+        Ok(())
     }
 
     fn stage_changes(&mut self, changes: Vec<Change>, answer: Answer<()>) {
+        let bodies: Vec<ChangeV1> = changes.iter().map(ChangeV1::of).collect();
+        codec::encode_into(&mut self.batch.body, &bodies);
+        if self.batch.body.len() > PAYLOAD_LEN_MAX {
+            // A list is one record, or it could be torn apart.
+            let _ = answer.send(Err(Refusal::Overloaded));
+            return;
+        }
         for change in &changes {
             match change {
                 Change::PutEndpoint(endpoint) => {
@@ -251,14 +314,12 @@ impl Committer {
                 Change::PutKey(_) | Change::DeleteKey(_) | Change::PutOwner(..) | Change::DeleteOwner(..) => {}
             }
         }
-        let bodies: Vec<ChangeV1> = changes.iter().map(ChangeV1::of).collect();
-        codec::encode_into(&mut self.batch.body, &bodies);
         self.journal.append(Kind::Changed, &[], &self.batch.body);
         self.batch.staged.push(Staged::Changed { changes, answer });
     }
 
     /// Syncs, applies, tells, answers: in this order.
-    fn commit(&mut self) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
         let staged = std::mem::take(&mut self.batch.staged);
         self.batch.keys.clear();
         self.batch.urgent = false;
@@ -269,9 +330,10 @@ impl Committer {
         let begun = self.clock.instant();
         self.probes.commit_records.record(staged.len() as f64);
         self.probes.commit_bytes.record(self.journal.batch_bytes() as f64);
-        self.journal.commit().map_err(|source| StoreError::Io { context: "writing the journal".into(), source })?;
+        let grown = self.journal.commit(self.clock.now());
+        let grown = grown.map_err(|source| StoreError::Io { context: "writing the journal".into(), source })?;
         self.probes.commit_seconds.record(self.clock.instant().saturating_duration_since(begun));
-        self.admission.journal_grew(self.journal.total_bytes());
+        self.admission.journal_grew(grown);
         let (notices, due) = self.apply(staged)?;
         for notice in notices {
             (self.sink)(notice);
@@ -293,7 +355,7 @@ impl Committer {
     fn apply(&mut self, staged: Vec<Staged>) -> Result<(Vec<Notice>, Vec<Due>), StoreError> {
         let mut notices = Vec::with_capacity(staged.len());
         let mut due = Vec::with_capacity(staged.len());
-        let (end, number) = self.journal.end();
+        let watermark = self.watermark();
         let mut overlay = self.index.overlay_mut();
         for entry in staged {
             match entry {
@@ -318,10 +380,21 @@ impl Committer {
                     apply::changed(&mut overlay, &changes);
                     due.push(Due::Change(answer));
                 }
+                Staged::Carried { location, meta } => {
+                    apply::carried(&mut overlay, location, &meta, false).map_err(index_fault)?;
+                }
+                Staged::Kept(meta) => apply::kept(&mut overlay, &meta).map_err(index_fault)?,
+                Staged::Vanished(delivery) => notices.push(Notice::Settled(*delivery)),
             }
         }
-        overlay.advance(Watermark { next: end.0, number, last_event: self.last_event.as_u128() });
+        overlay.advance(watermark);
         Ok((notices, due))
+    }
+
+    /// Everything that the journal holds.
+    pub(super) fn watermark(&self) -> Watermark {
+        let (end, number) = self.journal.end();
+        Watermark { next: end.0, number, last_event: self.last_event.as_u128() }
     }
 }
 

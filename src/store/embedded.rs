@@ -1,12 +1,13 @@
 //! The store on this machine's disk: a journal that is the truth and an index that follows it.
 //!
-//! One directory, one process, two threads: one commits, one writes the index behind.
+//! One directory, one process, three threads: one commits, one writes the index behind, one drops what is past
+//! its time.
 
-use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,18 +15,22 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use metrics::{Counter, Histogram};
 
+use super::admission::{Admission, Reserve, free_bytes};
 use super::commit::{Batch, Command, Committer, short};
-use super::index::value::Watermark;
-use super::index::{Index, apply, set_aside};
-use super::journal::codec::{self, Undecodable};
-use super::journal::{self, Journal, Kind, OpenError, Record, Segments, Start, sync_dir};
+use super::index::Index;
+use super::journal::codec::Undecodable;
+use super::journal::{MakeRoom, Segments};
+use super::recovery::{Recovered, recover, take};
+use super::retention::Retention;
 use super::{
     Acceptance, Backlog, Catalog, Change, Dossier, DuePage, HistoryPage, HistoryQuery, NewEvent, NoticeSink, Receipt,
     Refusal, Settlement, Store, StoreError, StoreFigures,
 };
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::model::{DueKey, EndpointId, Event, EventId, Location, MerchantId, OwnerKind};
+use crate::model::{Delivery, DueKey, EndpointId, Event, EventId, MerchantId, OwnerKind};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the store may use.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +51,16 @@ pub struct Limits {
     pub unindexed_max: usize,
     /// sled's page cache.
     pub index_cache_bytes: u64,
+    /// How old history may become.
+    pub retention_age_ms: u64,
+    /// How many bytes the journal may have.
+    pub retention_bytes_max: u64,
+    /// How often is looked for what is past its time.
+    pub retention_every_ms: u64,
+    /// How long a producer's key is remembered at least.
+    pub idempotency_ms: u64,
+    /// Room kept for the states of deliveries when the disk is full.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Limits {
@@ -59,6 +74,11 @@ impl Default for Limits {
             index_flush_ms: 1_000,
             unindexed_max: 200_000,
             index_cache_bytes: 64 << 20,
+            retention_age_ms: 30 * DAY_MS,
+            retention_bytes_max: 20 << 30,
+            retention_every_ms: 10_000,
+            idempotency_ms: DAY_MS,
+            reserve_bytes: 64 << 20,
         }
     }
 }
@@ -74,6 +94,8 @@ pub struct Probes {
     pub commit_bytes: Histogram,
     /// Times the index was made anew.
     pub index_rebuilds: Counter,
+    /// Segments dropped because they were past their time.
+    pub segments_dropped: Counter,
 }
 
 impl Default for Probes {
@@ -83,6 +105,7 @@ impl Default for Probes {
             commit_records: Histogram::noop(),
             commit_bytes: Histogram::noop(),
             index_rebuilds: Counter::noop(),
+            segments_dropped: Counter::noop(),
         }
     }
 }
@@ -123,36 +146,71 @@ pub struct EmbeddedStore {
     commands: Sender<Command>,
     admission: Arc<Admission>,
     dir: PathBuf,
+    retention: Arc<Mutex<Retention>>,
+    stopping: Arc<AtomicBool>,
     threads: Mutex<Option<Threads>>,
+    /// Held until the index is closed, too: last.
+    _lock: File,
 }
 
 struct Threads {
     committer: JoinHandle<()>,
     indexer: JoinHandle<()>,
+    retention: JoinHandle<()>,
     stop_indexer: Sender<()>,
-    /// Kept open so that the directory stays ours.
-    _lock: File,
+    stop_retention: Sender<()>,
+}
+
+/// What the journal thread knows from the start.
+struct Known {
+    sequences: HashMap<MerchantId, u64>,
+    merchants: HashSet<MerchantId>,
+    endpoints: HashSet<EndpointId>,
+}
+
+impl Known {
+    fn of(index: &Index) -> Result<Known, OpenFault> {
+        let fault = |error: StoreError| OpenFault::Disk(error.to_string());
+        let sequences = super::query::sequences(index).map_err(fault)?;
+        let catalog = super::query::catalog(index).map_err(fault)?;
+        let merchants = catalog.merchants.iter().map(|merchant| merchant.id.clone()).collect();
+        let endpoints = catalog.endpoints.iter().map(|endpoint| endpoint.id).collect();
+        Ok(Known { sequences, merchants, endpoints })
+    }
+}
+
+/// The reserve, given up already where the disk is full: the index, too, needs room to open.
+fn reserve(dir: &Path, limits: &Limits, admission: &Admission) -> Arc<Reserve> {
+    let reserve = Reserve::new(dir, limits.reserve_bytes);
+    reserve.adjust(admission.measure(dir), limits.free_bytes_min);
+    Arc::new(reserve)
+}
+
+/// Frees the reserve where the disk turns out to be full, and takes no more events until there is room again.
+fn make_room(reserve: &Arc<Reserve>, admission: &Arc<Admission>) -> MakeRoom {
+    let (reserve, admission) = (Arc::clone(reserve), Arc::clone(admission));
+    Box::new(move || {
+        admission.disk_is_full();
+        reserve.release()
+    })
 }
 
 impl EmbeddedStore {
     /// Opens or makes the store in `dir`, replaying what the index lacks.
     pub fn open(dir: &Path, limits: Limits, around: Surroundings) -> Result<EmbeddedStore, OpenFault> {
         let lock = take(dir)?;
-        let recovered = recover(dir, &limits, &around)?;
-        let Recovered { journal, index, last_event } = recovered;
-        let catalog_fault = |error: StoreError| OpenFault::Disk(error.to_string());
-        let sequences = super::query::sequences(&index).map_err(catalog_fault)?;
-        let catalog = super::query::catalog(&index).map_err(catalog_fault)?;
-        let merchants: HashSet<MerchantId> = catalog.merchants.iter().map(|m| m.id.clone()).collect();
-        let endpoints: HashSet<EndpointId> = catalog.endpoints.iter().map(|e| e.id).collect();
+        let admission = Arc::new(Admission::new(&limits));
+        let reserve = reserve(dir, &limits, &admission);
+        let make_room = || make_room(&reserve, &admission);
+        let Surroundings { clock, entropy, sink, fatal, probes } = around;
+        let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
+        let Known { sequences, merchants, endpoints } = Known::of(&index)?;
         index.overlay_mut().begin_live();
         let (commands, inbox) = unbounded();
         let (nudge, nudged) = bounded(1);
-        let (stop_indexer, stopped) = bounded(1);
-        let admission = Arc::new(Admission::new(&limits, journal.total_bytes()));
-        admission.measure(dir);
         let segments = journal.segments();
-        let Surroundings { clock, entropy, sink, fatal, probes } = around;
+        admission.journal_grew(segments.total_bytes());
+        let segments_dropped = probes.segments_dropped.clone();
         let committer = Committer {
             journal,
             index: Arc::clone(&index),
@@ -165,6 +223,7 @@ impl EmbeddedStore {
             nudge,
             settle_delay: Duration::from_millis(limits.settle_delay_ms),
             unindexed_max: limits.unindexed_max,
+            condemned: segments.first(),
             last_event,
             sequences,
             merchants,
@@ -175,16 +234,25 @@ impl EmbeddedStore {
             index: Arc::clone(&index),
             clock: Arc::clone(&clock),
             admission: Arc::clone(&admission),
+            reserve,
             dir: dir.to_owned(),
             every: Duration::from_millis(limits.index_flush_ms),
+            floor_bytes: limits.free_bytes_min,
             fatal,
         };
-        let threads = Threads {
-            committer: spawn("journal", move || committer.run(&inbox))?,
-            indexer: spawn("index", move || indexer.run(&nudged, &stopped))?,
-            stop_indexer,
-            _lock: lock,
-        };
+        let stopping = Arc::new(AtomicBool::new(false));
+        let retention = Arc::new(Mutex::new(Retention {
+            index: Arc::clone(&index),
+            segments: Arc::clone(&segments),
+            commands: commands.clone(),
+            clock: Arc::clone(&clock),
+            admission: Arc::clone(&admission),
+            limits,
+            dropped: segments_dropped,
+            stopping: Arc::clone(&stopping),
+            bytes_patience: 0,
+        }));
+        let threads = start(committer, inbox, indexer, nudged, &retention, limits.retention_every_ms)?;
         Ok(EmbeddedStore {
             index,
             segments,
@@ -192,9 +260,38 @@ impl EmbeddedStore {
             commands,
             admission,
             dir: dir.to_owned(),
+            retention,
+            stopping,
             threads: Mutex::new(Some(threads)),
+            _lock: lock,
         })
     }
+
+    /// Drops what is past its time now, and returns once it is gone from the disk.
+    pub fn retain(&self) -> Result<(), StoreError> {
+        self.retention.lock().expect("no panic while held").enforce()
+    }
+}
+
+fn start(
+    committer: Committer,
+    inbox: Receiver<Command>,
+    indexer: Indexer,
+    nudged: Receiver<()>,
+    retention: &Arc<Mutex<Retention>>,
+    retention_every_ms: u64,
+) -> Result<Threads, OpenFault> {
+    let (stop_indexer, indexer_stopped) = bounded(1);
+    let (stop_retention, retention_stopped) = bounded(1);
+    let retention = Arc::clone(retention);
+    let every = Duration::from_millis(retention_every_ms);
+    Ok(Threads {
+        committer: spawn("journal", move || committer.run(&inbox))?,
+        indexer: spawn("index", move || indexer.run(&nudged, &indexer_stopped))?,
+        retention: spawn("retention", move || Retention::run(&retention, every, &retention_stopped))?,
+        stop_indexer,
+        stop_retention,
+    })
 }
 
 impl Store for EmbeddedStore {
@@ -250,8 +347,8 @@ impl Store for EmbeddedStore {
         super::query::dossier(&self.index, &self.segments, merchant, id)
     }
 
-    fn event(&self, location: Location) -> Result<Event, StoreError> {
-        super::query::event(&self.segments, location)
+    fn event(&self, delivery: &Delivery) -> Result<Event, StoreError> {
+        super::query::event_of(&self.index, &self.segments, delivery)
     }
 
     fn owner(&self, kind: OwnerKind, id: &str) -> Result<Option<MerchantId>, StoreError> {
@@ -273,6 +370,9 @@ impl Store for EmbeddedStore {
         let threads = self.threads.lock().expect("no panic while held").take();
         let Some(threads) = threads else { return };
         self.admission.stop();
+        self.stopping.store(true, Ordering::Release);
+        drop(threads.stop_retention);
+        let _ = threads.retention.join();
         let _ = self.commands.send(Command::Close);
         let _ = threads.committer.join();
         drop(threads.stop_indexer);
@@ -286,84 +386,23 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// Who may enter the queue of the next commit.
-pub(super) struct Admission {
-    queued: AtomicU64,
-    queued_bytes: AtomicU64,
-    journal_bytes: AtomicU64,
-    disk_full: AtomicBool,
-    stopped: AtomicBool,
-    limits: Limits,
-}
-
-impl Admission {
-    fn new(limits: &Limits, journal_bytes: u64) -> Admission {
-        Admission {
-            queued: AtomicU64::new(0),
-            queued_bytes: AtomicU64::new(0),
-            journal_bytes: AtomicU64::new(journal_bytes),
-            disk_full: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            limits: *limits,
-        }
-    }
-
-    fn enter(&self, bytes: usize) -> Result<(), Refusal> {
-        if self.stopped.load(Ordering::Acquire) {
-            return Err(Refusal::Stopped);
-        }
-        if self.disk_full.load(Ordering::Relaxed) {
-            return Err(Refusal::DiskFull);
-        }
-        let queued = self.queued.fetch_add(1, Ordering::Relaxed);
-        let queued_bytes = self.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        if queued >= self.limits.queued_max || queued_bytes >= self.limits.queued_bytes_max {
-            self.leave(bytes);
-            return Err(Refusal::Overloaded);
-        }
-        Ok(())
-    }
-
-    pub(super) fn leave(&self, bytes: usize) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-        self.queued_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-    }
-
-    pub(super) fn journal_grew(&self, total_bytes: u64) {
-        self.journal_bytes.store(total_bytes, Ordering::Relaxed);
-    }
-
-    fn measure(&self, dir: &Path) {
-        // A file system that does not answer is not taken for a full one.
-        let free = free_bytes(dir).unwrap_or(u64::MAX);
-        let full = free < self.limits.free_bytes_min;
-        if self.disk_full.swap(full, Ordering::Relaxed) != full {
-            if full {
-                tracing::error!(free_bytes = free, "disk nearly full: no event is accepted, deliveries go on");
-            } else {
-                tracing::info!(free_bytes = free, "disk space is back: events are accepted");
-            }
-        }
-    }
-}
-
 /// The index thread.
 struct Indexer {
     index: Arc<Index>,
     clock: Arc<dyn Clock>,
     admission: Arc<Admission>,
+    reserve: Arc<Reserve>,
     dir: PathBuf,
     every: Duration,
+    floor_bytes: u64,
     fatal: Fatal,
 }
 
 impl Indexer {
     fn run(self, nudged: &Receiver<()>, stopped: &Receiver<()>) {
-        if let Err(error) = self.work(nudged, stopped) {
+        let work = catch_unwind(AssertUnwindSafe(|| self.work(nudged, stopped)));
+        let work = work.unwrap_or_else(|_| Err(StoreError::Index("the index thread panicked".into())));
+        if let Err(error) = work {
             self.admission.stop();
             (self.fatal)(&error);
         }
@@ -377,97 +416,15 @@ impl Indexer {
                 recv(stopped) -> _ => stopping = true,
                 default(self.every) => {}
             }
-            self.admission.measure(&self.dir);
+            self.reserve.adjust(self.admission.measure(&self.dir), self.floor_bytes);
+            // Whoever met it, a reader as well, cannot mend it: the next start does.
+            if let Some(fault) = self.index.fault() {
+                return Err(fault);
+            }
             self.index.flush(self.clock.now())?;
         }
-        self.index.sync()
+        self.index.checkpoint(self.clock.now())
     }
-}
-
-struct Recovered {
-    journal: Journal,
-    index: Arc<Index>,
-    last_event: EventId,
-}
-
-/// Opens index and journal and brings the index up to the journal. An index that cannot be used is set
-/// aside and made anew.
-fn recover(dir: &Path, limits: &Limits, around: &Surroundings) -> Result<Recovered, OpenFault> {
-    let index_dir = dir.join("index");
-    let (index, watermark) = match Index::open(&index_dir, limits.index_cache_bytes) {
-        Ok(opened) => opened,
-        Err(error) => {
-            let aside = set_aside(&index_dir).map_err(|e| OpenFault::Disk(e.to_string()))?;
-            tracing::error!(%error, aside = %aside.display(), "the index cannot be used: making it anew from the journal");
-            around.probes.index_rebuilds.increment(1);
-            Index::open(&index_dir, limits.index_cache_bytes).map_err(|e| OpenFault::Disk(e.to_string()))?
-        }
-    };
-    let start = watermark.map_or(Start::First, |w| Start::At(Location(w.next), w.number));
-    let mut last_event = EventId::from_u128(watermark.map_or(0, |w| w.last_event));
-    let replay = |location: Location, record: &Record| {
-        let last = replay(&index, location, record).map_err(|error| error.to_string())?;
-        last_event = last_event.max(last);
-        let next = Location(location.0 + record.header.record_len() as u64);
-        let number = record.header.number + 1;
-        let mut overlay = index.overlay_mut();
-        overlay.advance(Watermark { next: next.0, number, last_event: last_event.as_u128() });
-        if overlay.changes() >= limits.unindexed_max {
-            drop(overlay);
-            index.flush(around.clock.now()).map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    };
-    let journal = journal::open(&dir.join("journal"), limits.segment_bytes, start, replay)
-        .map_err(|error: OpenError| OpenFault::Disk(error.to_string()))?;
-    let (end, number) = journal.end();
-    index.overlay_mut().advance(Watermark { next: end.0, number, last_event: last_event.as_u128() });
-    Ok(Recovered { journal, index: Arc::new(index), last_event })
-}
-
-/// Applies one record of the journal; the id of the event it accepted, if it did.
-fn replay(index: &Index, location: Location, record: &Record) -> Result<EventId, Undecodable> {
-    if record.header.version != codec::VERSION {
-        return Err(Undecodable(format!("body version {}", record.header.version)));
-    }
-    let mut overlay = index.overlay_mut();
-    match record.header.kind {
-        Kind::Accepted => {
-            let meta: codec::AcceptedV1 = codec::decode(&record.meta)?;
-            apply::accepted(&mut overlay, location, &meta)?;
-            Ok(EventId::from_u128(meta.id))
-        }
-        Kind::Settled => {
-            apply::settled(&mut overlay, location, &codec::decode(&record.meta)?)?;
-            Ok(EventId::MIN)
-        }
-        Kind::Changed => {
-            let changes = apply::changes_of(codec::decode(&record.payload)?)?;
-            apply::changed(&mut overlay, &changes);
-            Ok(EventId::MIN)
-        }
-    }
-}
-
-/// Makes the directory, readable by us alone, and takes it for this process.
-fn take(dir: &Path) -> Result<File, OpenFault> {
-    let fault =
-        |doing: &str, error: std::io::Error| OpenFault::Directory(format!("{doing} {}: {error}", dir.display()));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| fault("making", e))?;
-    if let Some(parent) = fs::canonicalize(dir).ok().as_deref().and_then(Path::parent) {
-        sync_dir(parent).map_err(|e| fault("syncing the parent of", e))?;
-    }
-    let path = dir.join("LOCK");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path);
-    let lock = lock.map_err(|e| fault("opening the lock in", e))?;
-    lock.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => OpenFault::Directory(format!(
-            "{} is in use by another posthaste process; stop that one first, or give this one another --data-dir",
-            dir.display()
-        )),
-        fs::TryLockError::Error(error) => fault("locking", error),
-    })?;
-    Ok(lock)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenFault> {
@@ -475,11 +432,6 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .name(name.into())
         .spawn(body)
         .map_err(|e| OpenFault::Disk(format!("starting a thread: {e}")))
-}
-
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// A record that we wrote ourselves a moment ago does not decode: a bug, and a reason to stop.

@@ -1,7 +1,7 @@
 //! The store in memory: the contract in ordered maps behind one lock, as plain as it can be said.
 //!
 //! The embedded store is tested against it, and the engine's simulation runs on it. Never touches a disk,
-//! never forgets an event, never meant for production: what it holds ends with the process.
+//! never forgets an event unless told to, never meant for production: what it holds ends with the process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -81,6 +81,14 @@ impl MemoryStore {
     /// and write this store, but must not wait for a receipt of it.
     pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, sink: NoticeSink) -> MemoryStore {
         MemoryStore { clock, entropy, sink, state: Mutex::default() }
+    }
+
+    /// Forgets an event to which nothing is owed, as retention does on a disk.
+    pub fn forget(&self, merchant: &MerchantId, id: EventId) {
+        let mut state = self.lock();
+        let Some(kept) = state.events.remove(&(merchant.clone(), id)) else { return };
+        assert!(!kept.status().is_waiting(), "what is owed is never forgotten");
+        state.locations.remove(&kept.location);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -199,8 +207,8 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn event(&self, location: Location) -> Result<Event, StoreError> {
-        let state = self.lock();
+    fn event(&self, delivery: &Delivery) -> Result<Event, StoreError> {
+        let (state, location) = (self.lock(), delivery.location);
         let kept = state.locations.get(&location).and_then(|name| state.events.get(name));
         kept.map(|kept| kept.event.clone())
             .ok_or_else(|| StoreError::Corrupt(format!("no event stands at location {}", location.0)))

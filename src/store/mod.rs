@@ -3,12 +3,19 @@
 //! Two implementations behind one trait and one conformance suite: `embedded` (journal and sled) and
 //! `memory`. Never decides what is delivered when, never retries a failed write.
 
+mod admission;
+mod carry;
 mod commit;
 pub mod embedded;
+pub mod export;
 mod index;
 mod journal;
 pub mod memory;
 mod query;
+pub mod rebuild;
+mod recovery;
+mod retention;
+pub mod verify;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -317,8 +324,9 @@ pub trait Store: Send + Sync {
     fn page(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError>;
     /// Everything about one event of one merchant.
     fn dossier(&self, merchant: &MerchantId, id: EventId) -> Result<Option<Dossier>, StoreError>;
-    /// The event that stands at a location, payload checked.
-    fn event(&self, location: Location) -> Result<Event, StoreError>;
+    /// The event of a delivery, payload checked. A delivery in hand may name a place that its event has left
+    /// since; the event is found all the same as long as an attempt is owed.
+    fn event(&self, delivery: &Delivery) -> Result<Event, StoreError>;
     /// Who owns an account or card.
     fn owner(&self, kind: OwnerKind, id: &str) -> Result<Option<MerchantId>, StoreError>;
     /// Figures for metrics and health.

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use super::carry::accepted_of;
 use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, AcceptedV1, EndpointV1, KeyV1, MerchantV1, SettledV1};
+use super::journal::codec::{self, EndpointV1, KeyV1, MerchantV1, SettledV1};
 use super::journal::{Header, Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
@@ -82,24 +83,37 @@ pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> 
     if query.limit == 0 {
         return Ok(page);
     }
-    while !page.more && first <= last {
+    let mut looks = 0;
+    'look: while !page.more && first <= last {
         let mut found = index.events(&runs, first, last, query.descending, query.limit + 1)?;
         found.sort_unstable_by_key(|(_, id, _)| *id);
         if query.descending {
             found.reverse();
         }
         let ended = found.len() <= query.limit;
+        // Beyond these, a run that was read up to its limit may hold some that are missing here.
+        found.truncate(query.limit + 1);
         for (run, id, entry) in found {
-            let (item, _) = item(segments, &runs[run], id, &entry)?;
-            // Two resources may share a hash; only the one asked for is shown.
-            if query.resource_id.is_some() && item.resource_id.as_deref() != query.resource_id.as_deref() {
+            if !segments.keeps(entry.location) {
+                (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
                 continue;
             }
-            page.more = page.items.len() == query.limit;
-            if page.more {
-                break;
+            let (item, _) = match item(segments, &runs[run], id, &entry) {
+                // Dropped or copied forward after the look: looking again tells which.
+                Err(_) if !segments.keeps(entry.location) && looks < LOOKS_MAX => {
+                    looks += 1;
+                    continue 'look;
+                }
+                item => item?,
+            };
+            // Two resources may share a hash; only the one asked for is shown.
+            if query.resource_id.is_none() || item.resource_id.as_deref() == query.resource_id.as_deref() {
+                page.more = page.items.len() == query.limit;
+                if page.more {
+                    break;
+                }
+                page.items.push(item);
             }
-            page.items.push(item);
             (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
         }
         if ended {
@@ -119,9 +133,14 @@ pub(super) fn dossier(
     let runs = runs(merchant, None, &[], &[]);
     for _ in 0..LOOKS_MAX {
         let found = index.events(&runs, id, id, true, 1)?;
-        let Some((run, _, entry)) = found.into_iter().next() else { return Ok(None) };
-        let (item, last) = item(segments, &runs[run], id, &entry)?;
-        let event = event(segments, entry.location)?;
+        let found = found.into_iter().find(|(_, _, entry)| segments.keeps(entry.location));
+        let Some((run, _, entry)) = found else { return Ok(None) };
+        let read = read(segments, &runs[run], id, &entry);
+        let (item, event, attempts) = match read {
+            // Dropped or copied forward after the look.
+            Err(_) if !segments.keeps(entry.location) => continue,
+            read => read?,
+        };
         let delivery = match entry.endpoint {
             None => None,
             Some(endpoint) if item.status.is_waiting() => match index.get(&key::owed(endpoint, entry.when, id))? {
@@ -131,17 +150,53 @@ pub(super) fn dossier(
             },
             Some(endpoint) => Some(settled(&event, &item, endpoint, &entry)),
         };
-        let attempts = attempts(segments, entry.last_attempt, last)?;
         return Ok(Some(Dossier { event, location: entry.location, item, attempts, delivery }));
     }
     Err(StoreError::Index(format!("{id} changes faster than it can be read")))
 }
 
+/// What the journal holds of an event.
+fn read(
+    segments: &Segments,
+    run: &Run,
+    id: EventId,
+    entry: &Entry,
+) -> Result<(HistoryItem, Event, Vec<Attempt>), StoreError> {
+    let (item, last) = item(segments, run, id, entry)?;
+    let event = event(segments, entry.location)?;
+    Ok((item, event, attempts(segments, entry.last_attempt, last)?))
+}
+
+/// The event of a delivery: where the delivery says that it stands, or where it was copied to since.
+pub(super) fn event_of(index: &Index, segments: &Segments, delivery: &Delivery) -> Result<Event, StoreError> {
+    let mut location = delivery.location;
+    for _ in 0..LOOKS_MAX {
+        let read = if segments.keeps(location) { event(segments, location) } else { Err(gone(location)) };
+        match read {
+            Err(_) if !segments.keeps(location) => {}
+            read => return read,
+        }
+        match index.find(&delivery.merchant, delivery.event_type, delivery.event)? {
+            Some((_, entry)) => location = entry.location,
+            None => break,
+        }
+    }
+    Err(gone(location))
+}
+
+fn gone(location: Location) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the event at byte {} of segment {} was dropped",
+        location.offset(),
+        location.segment()
+    ))
+}
+
 /// The event that stands at a location.
-pub(super) fn event(segments: &Segments, location: Location) -> Result<Event, StoreError> {
+fn event(segments: &Segments, location: Location) -> Result<Event, StoreError> {
     let record = segments.read(location)?;
-    expect(&record.header, Kind::Accepted, location)?;
-    let meta: AcceptedV1 = codec::decode(&record.meta).map_err(index_fault)?;
+    expect(&record.header, Kind::is_event, location)?;
+    let meta = accepted_of(record.header.kind, &record.meta)?;
     // A copy of its own, so that a payload kept in memory does not keep its record's meta with it.
     meta.into_event(Bytes::copy_from_slice(&record.payload)).map_err(index_fault)
 }
@@ -176,8 +231,14 @@ fn attempts(
     let mut attempts = Vec::with_capacity(last.map_or(0, |meta| meta.attempts as usize).min(1024));
     let mut next = newest;
     while let Some(location) = next {
-        let record = segments.read(location)?;
-        expect(&record.header, Kind::Settled, location)?;
+        let record = match segments.read(location) {
+            Err(_) if segments.is_lost(location) => break,
+            record => record?,
+        };
+        if record.header.kind == Kind::Lost {
+            break;
+        }
+        expect(&record.header, Kind::is_attempt, location)?;
         let meta: SettledV1 = codec::decode(&record.meta).map_err(index_fault)?;
         next = meta.last_attempt.map(Location);
         if let Some(attempt) = meta.attempt {
@@ -196,12 +257,12 @@ fn item(
     entry: &Entry,
 ) -> Result<(HistoryItem, Option<SettledV1>), StoreError> {
     let (header, bytes) = segments.read_meta(entry.location)?;
-    expect(&header, Kind::Accepted, entry.location)?;
-    let meta: AcceptedV1 = codec::decode(&bytes).map_err(index_fault)?;
+    expect(&header, Kind::is_event, entry.location)?;
+    let meta = accepted_of(header.kind, &bytes)?;
     let last = match entry.last_attempt {
         Some(location) => {
             let (header, bytes) = segments.read_meta(location)?;
-            expect(&header, Kind::Settled, location)?;
+            expect(&header, Kind::is_attempt, location)?;
             Some(codec::decode::<SettledV1>(&bytes).map_err(index_fault)?)
         }
         None => None,
@@ -246,8 +307,8 @@ fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], s
     runs
 }
 
-fn expect(header: &Header, kind: Kind, location: Location) -> Result<(), StoreError> {
-    if header.kind == kind && header.version == codec::VERSION {
+fn expect(header: &Header, wanted: fn(Kind) -> bool, location: Location) -> Result<(), StoreError> {
+    if wanted(header.kind) && header.is_understood() {
         return Ok(());
     }
     Err(StoreError::Corrupt(format!(

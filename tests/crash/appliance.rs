@@ -22,6 +22,7 @@ pub(crate) struct Launch {
     log: PathBuf,
     environment: Vec<(String, String)>,
     files_max: Option<u32>,
+    program: PathBuf,
 }
 
 /// Where the listeners are.
@@ -44,8 +45,13 @@ pub(crate) struct Ended {
 impl Launch {
     /// A start in `root/data`, with the log beside it.
     pub(crate) fn under(root: &Path) -> Launch {
-        let launch =
-            Launch { data_dir: root.join("data"), log: root.join("log"), environment: Vec::new(), files_max: None };
+        let launch = Launch {
+            data_dir: root.join("data"),
+            log: root.join("log"),
+            environment: Vec::new(),
+            files_max: None,
+            program: env!("CARGO_BIN_EXE_posthaste").into(),
+        };
         launch.with("POSTHASTE__AUTH__OPERATOR_KEY", OPERATOR_KEY)
     }
 
@@ -60,14 +66,19 @@ impl Launch {
         Launch { files_max: Some(max), ..self }
     }
 
+    /// Another binary than the product's.
+    pub(crate) fn with_program(self, program: &Path) -> Launch {
+        Launch { program: program.to_owned(), ..self }
+    }
+
     /// A process that has just been started and may not be ready.
     pub(crate) fn spawn(&self) -> Process {
         let log_from = fs::metadata(&self.log).map_or(0, |meta| meta.len());
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let program = env!("CARGO_BIN_EXE_posthaste");
-        let mut command = Command::new(if self.files_max.is_some() { "sh" } else { program });
+        let program = self.program.as_path();
+        let mut command = Command::new(if self.files_max.is_some() { Path::new("sh") } else { program });
         if let Some(max) = self.files_max {
-            command.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), program]);
+            command.arg("-c").arg(format!("ulimit -n {max}; exec \"$0\" \"$@\"")).arg(program);
         }
         command.args(["serve", "--dev", "--json", "--data-dir"]).arg(&self.data_dir);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -44,7 +44,7 @@ enum Response {
 #[test]
 fn damage_to_the_journal_is_never_silent() {
     let mut report = Report::begin("journal_damage");
-    run(&mut report, "journal", rounds(40, 500), |dice| match dice.within(0..10) {
+    run(&mut report, "journal", rounds(14, 500), |dice| match dice.within(0..10) {
         0..6 => Damage::Flip,
         6..8 => Damage::Zero,
         _ => Damage::Truncate,
@@ -55,7 +55,7 @@ fn damage_to_the_journal_is_never_silent() {
 #[test]
 fn damage_to_the_index_is_mended() {
     let mut report = Report::begin("index_damage");
-    run(&mut report, "index", rounds(40, 500), |dice| match dice.within(0..10) {
+    run(&mut report, "index", rounds(14, 500), |dice| match dice.within(0..10) {
         0..6 => Damage::Flip,
         6..8 => Damage::Zero,
         8 => Damage::Truncate,
@@ -130,6 +130,7 @@ fn run(report: &mut Report, part: &str, rounds: u64, choose: impl Fn(&mut Dice) 
         let name = file.strip_prefix(&launch.data_dir).expect("below").display().to_string();
         let Some(place) = inflict(file, damage, &mut dice) else { continue };
         let (response, what) = original.respond(&launch, &name, place.clone(), part == "index");
+        report.add("index_rebuilds", u64::from(what.contains("making it anew")));
         report.add(&format!("{response:?}").to_lowercase(), 1);
         if response == Response::Silent {
             faults.push(format!("{damage:?} at {place:?} of {name}: {what}"));
@@ -256,15 +257,15 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a fresh directory");
-    for entry in fs::read_dir(from).expect("a readable directory") {
-        let path = entry.expect("a readable entry").path();
-        let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).expect("room for a copy");
+/// Copies a file or a directory with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        fs::create_dir_all(to).expect("a fresh directory");
+        for entry in fs::read_dir(from).expect("a readable directory") {
+            let entry = entry.expect("a readable entry");
+            copy(&entry.path(), &to.join(entry.file_name()));
         }
+    } else {
+        fs::copy(from, to).expect("room for a copy");
     }
 }

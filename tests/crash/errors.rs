@@ -10,6 +10,7 @@ use crate::appliance::{Appliance, Ended, PATIENCE};
 use crate::dice::Dice;
 use crate::faults::{Fault, Faults, Slot, Target};
 use crate::load::{Load, Pace};
+use crate::power::Product;
 use crate::report::{Report, is_long};
 use crate::scene::{CAST, Scene, directory};
 use crate::survivor::Disk;
@@ -51,26 +52,37 @@ fn an_interrupted_sync_is_repeated() {
 fn at_every_place(case: &str, fault: Fault, target: Target) {
     let mut report = Report::begin(case);
     let mut dice = Dice::new(report.seed);
-    let mut bench = Bench::set(&mut dice);
-    let places = bench.count(&mut dice, target);
+    let wrong = places(&mut report, &mut dice, fault, target, &Product::default());
+    report.end(&wrong);
+}
+
+/// Failing syncs of a product that may have a bug; what was wrong.
+pub(crate) fn some_places(report: &mut Report, dice: &mut Dice, product: &Product) -> Vec<String> {
+    places(report, dice, Fault::Broken, Target::Sync, product)
+}
+
+fn places(report: &mut Report, dice: &mut Dice, fault: Fault, target: Target, product: &Product) -> Vec<String> {
+    let mut bench = Bench::set(dice, product);
+    let places = bench.count(dice, target);
     report.set("places", places);
     let mut wrong = Vec::new();
-    let step = if is_long() { 1 } else { (places / SAMPLES).max(1) };
+    let is_each = is_long() && !product.is_planted();
+    let step = (places / SAMPLES).max(1);
     let mut place = 1;
     for rounds in 1.. {
         if rounds % ROUNDS_MAX == 0 {
-            bench = Bench::set(&mut dice);
+            bench = Bench::set(dice, product);
         }
         report.add("n", 1);
-        let found = bench.round(&mut report, &mut dice, fault, target, place);
+        let found = bench.round(report, dice, fault, target, place);
         wrong.extend(found.into_iter().map(|what| format!("{fault:?} at {target:?} {place}: {what}")));
         // In the short form densely where the process starts.
-        place += if is_long() { 1 } else { 1 + dice.within(0..(2 * step).min(place)) };
+        place += if is_each { 1 } else { 1 + dice.within(0..(2 * step).min(place)) };
         if place > places {
             break;
         }
     }
-    report.end(&wrong);
+    wrong
 }
 
 /// A scene with the library between it and its disk.
@@ -80,10 +92,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn set(dice: &mut Dice) -> Bench {
+    fn set(dice: &mut Dice, product: &Product) -> Bench {
         let root = directory();
         let faults = Faults::under(root.path()).recording(root.path());
-        let scene = Scene::set_in(root, &CAST, dice, |launch| faults.around(launch), Box::new(|| 0));
+        let around = |launch| faults.around(product.launch(launch));
+        let scene = Scene::set_in(root, &CAST, dice, around, Box::new(|| 0));
         Bench { scene, faults }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
 use crate::load::{Load, Pace};
+use crate::power::Product;
 use crate::report::{Report, rounds};
 use crate::scene::{CAST, Scene};
 
@@ -16,15 +17,22 @@ const RECOVERIES: u64 = 25;
 fn every_acknowledged_event_survives_kills_under_load() {
     let mut report = Report::begin("kill_under_load");
     let mut dice = Dice::new(report.seed);
-    let scene = Scene::set(&CAST, &mut dice, |launch| launch);
-    let pace = Pace { singles: 3, batches: 1, bytes_max: 1200, churn: true };
-    let load = Load::begin(&scene, &mut dice, pace);
-    let cycles = rounds(50, 1000);
+    let faults = under_load(&mut report, &mut dice, rounds(50, 1000), &Product::default());
+    report.end(&faults);
+}
+
+/// Kills and starts under load, then lets everything drain; what was wrong.
+pub(crate) fn under_load(report: &mut Report, dice: &mut Dice, cycles: u64, product: &Product) -> Vec<String> {
+    let mut scene = Scene::set(&CAST, dice, |launch| product.launch(launch));
+    if product.is_planted() {
+        scene.drain_patience = Duration::from_secs(3);
+    }
+    let load = Load::begin(&scene, dice, Pace { singles: 3, batches: 1, bytes_max: 1200, churn: true });
     let mut restart_ms = Vec::new();
     for _ in 0..cycles {
         let begun = Instant::now();
         let appliance = scene.start();
-        restart_ms.push(begun.elapsed().as_millis() as u64);
+        restart_ms.push(u64::try_from(begun.elapsed().as_millis()).expect("short"));
         std::thread::sleep(Duration::from_millis(dice.within(10..300)));
         scene.kill(appliance);
     }
@@ -46,8 +54,8 @@ fn every_acknowledged_event_survives_kills_under_load() {
     report.set("n", cycles);
     report.set("restart_ms_p50", restart_ms[restart_ms.len() / 2]);
     report.set("restart_ms_max", restart_ms[restart_ms.len() - 1]);
-    verdict.add_to(&mut report);
-    report.end(&verdict.faults);
+    verdict.add_to(report);
+    verdict.faults
 }
 
 #[test]

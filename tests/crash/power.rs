@@ -3,10 +3,14 @@
 //! Never counts an acknowledgement that came after the cut, nor spares one that came before.
 
 use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::access::Access;
+use crate::appliance::Launch;
 use crate::dice::Dice;
 use crate::faults::{Faults, Slot};
 use crate::ledger::Evidence;
@@ -18,6 +22,9 @@ use crate::survivor::Disk;
 /// Cuts of one recorded run.
 const CUTS: u64 = 12;
 
+/// How long the record of a run becomes: segments of the journal are closed in it.
+const RECORD_BYTES: Range<u64> = 1 << 20..6 << 20;
+
 /// Moments from here on are those of the starts after a cut.
 const AFTER: u64 = 1 << 60;
 
@@ -28,14 +35,77 @@ fn every_acknowledged_event_survives_power_cuts() {
     let cuts = rounds(24, 500);
     let mut faults = Vec::new();
     for begun in (0..cuts).step_by(usize::try_from(CUTS).expect("small")) {
-        faults.extend(flight(&mut report, &mut dice, CUTS.min(cuts - begun), &[]));
+        faults.extend(flight(&mut report, &mut dice, CUTS.min(cuts - begun), &Product::default()));
     }
     report.set("n", cuts);
     report.end(&faults);
 }
 
-/// One run, recorded, and some cuts of it; what was wrong. `lies` are told by the disk in the run.
-pub(crate) fn flight(report: &mut Report, dice: &mut Dice, cuts: u64, lies: &[Slot]) -> Vec<String> {
+#[test]
+fn a_power_cut_in_the_first_start_leaves_what_can_be_started() {
+    let mut report = Report::begin("power_cut_first_start");
+    let mut dice = Dice::new(report.seed);
+    let root = directory();
+    let plain = Launch::under(root.path());
+    fs::create_dir(&plain.data_dir).expect("a fresh directory");
+    let faults = Faults::under(root.path()).recording(root.path());
+    let mut disk = Disk::read(&plain.data_dir);
+    let appliance = faults.around(plain.clone()).start().unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
+    let access = Access::new();
+    let key = access.make_merchant(&appliance.addresses, "first").expect("an appliance at rest answers");
+    let acked = fs::metadata(faults.record()).expect("the record is there").len();
+    appliance.kill();
+    let record = fs::read(faults.record()).expect("a readable record");
+    let cuts = rounds(12, 200);
+    let mut moments: Vec<u64> = (0..cuts).map(|_| dice.within(0..record.len() as u64 + 1)).collect();
+    moments.sort_unstable();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (nth, moment) in moments.into_iter().enumerate() {
+        let cut = usize::try_from(moment).expect("it was a usize");
+        seen = cut - disk.replay(&record[seen..cut]).len();
+        let mut launch = plain.clone();
+        launch.data_dir = root.path().join(format!("cut-{nth}"));
+        disk.cut(&launch.data_dir, &mut dice);
+        match launch.start() {
+            Ok(appliance) if moment >= acked => {
+                let known = access.config(&appliance.addresses, &key).expect("an appliance at rest answers");
+                if known.status != 404 {
+                    report.add("lost", 1);
+                    wrong.push(format!("LOST: a merchant's key; with it {known:?}"));
+                }
+            }
+            Ok(_) => {}
+            Err(ended) => wrong.push(format!("after a power cut in its first start it does not start: {}", ended.log)),
+        }
+    }
+    report.set("n", cuts);
+    report.end(&wrong);
+}
+
+/// What is put to the test: the product, unless a bug is planted in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Product {
+    /// Another binary than the product's.
+    pub(crate) program: Option<PathBuf>,
+    /// Lies that its disk tells.
+    pub(crate) lies: Vec<Slot>,
+}
+
+impl Product {
+    pub(crate) fn launch(&self, launch: Launch) -> Launch {
+        match &self.program {
+            Some(program) => launch.with_program(program),
+            None => launch,
+        }
+    }
+
+    pub(crate) fn is_planted(&self) -> bool {
+        self.program.is_some() || !self.lies.is_empty()
+    }
+}
+
+/// One run, recorded, and some cuts of it; what was wrong.
+pub(crate) fn flight(report: &mut Report, dice: &mut Dice, cuts: u64, product: &Product) -> Vec<String> {
     let root = directory();
     let faults = Faults::under(root.path()).recording(root.path());
     let record = faults.record().to_owned();
@@ -47,18 +117,24 @@ pub(crate) fn flight(report: &mut Report, dice: &mut Dice, cuts: u64, lies: &[Sl
             nth => AFTER + nth,
         })
     };
-    let mut scene = Scene::set_in(root, &CAST, dice, |launch| faults.around(launch), moments);
+    let mut scene = Scene::set_in(root, &CAST, dice, |launch| faults.around(product.launch(launch)), moments);
+    scene.plain = product.launch(scene.plain);
     let mut disk = Disk::read(&scene.launch.data_dir);
-    if !lies.is_empty() {
+    if product.is_planted() {
         // What is broken need not drain; that it is seen to be broken is enough.
         scene.drain_patience = Duration::from_secs(3);
     }
-    for lie in lies {
+    for lie in &product.lies {
         faults.set(*lie, 1);
     }
     let appliance = scene.start();
+    faults.set(Slot::SyncDelayMs, dice.within(0..8));
     let load = Load::begin(&scene, dice, Pace { singles: 2, batches: 1, bytes_max: 12_000, churn: true });
-    std::thread::sleep(Duration::from_millis(dice.within(400..1200)));
+    let enough = dice.within(RECORD_BYTES);
+    let deadline = Instant::now() + Duration::from_secs(4);
+    while fs::metadata(&record).expect("the record is there").len() < enough && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     scene.kill(appliance);
     load.abandon();
     let record = fs::read(&record).expect("a readable record");

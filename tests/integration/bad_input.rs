@@ -406,7 +406,7 @@ fn requests_that_are_no_http_or_too_large_are_refused_on_every_listener() {
             (b"GET / HTTP/1.1\r\n\r\n", &[400]),
             (
                 b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-                &[400, 404],
+                &[400, 404, 405],
             ),
             (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", &[400]),
             (large.as_bytes(), &[414]),

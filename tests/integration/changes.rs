@@ -3,6 +3,7 @@
 //! Never loses or doubles an event, whatever the merchant does to the config meanwhile.
 
 use std::collections::BTreeMap;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,6 +21,21 @@ fn slow(status: u16) -> Receiver {
 fn list(merchant: &mut Merchant, query: &str) -> Vec<Value> {
     let page = merchant.api.get(&format!("/api/v2/webhooks/events?limit=250&{query}")).expect(200);
     page["data"].as_array().expect("a list").clone()
+}
+
+/// Hands in so many events for `acme` beside the test, a hundred at a time.
+fn hand_in(appliance: &Appliance, count: usize) -> JoinHandle<()> {
+    let mut producer = appliance.producer();
+    std::thread::spawn(move || {
+        for begin in (0..count).step_by(100) {
+            let line =
+                |n: usize| json!({ "type": "card_state", "merchant_id": "acme", "data": { "n": n } }).to_string();
+            let lines: Vec<String> = (begin..begin + 100).map(line).collect();
+            let headers = [("content-type", "application/x-ndjson")];
+            let answer = producer.send("POST", "/v1/events/batch", &headers, lines.join("\n").as_bytes());
+            assert!(answer.lines().iter().all(|line| line["status"] == 202), "{}", answer.text());
+        }
+    })
 }
 
 #[test]
@@ -53,6 +69,39 @@ fn a_config_made_anew_does_not_hear_of_what_was_canceled() {
     merchant.wait_for_status(&event, "delivered");
     merchant.wait_for_status(&canceled, "canceled");
     assert_eq!((first.count(), second.count()), (0, 1));
+}
+
+#[test]
+fn a_410_from_a_url_that_was_replaced_meanwhile_holds_nothing_up() {
+    let (old, new) = (slow(410), Receiver::start());
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "100ms"), ("DELIVERY__RETRY_JITTER", "0")]);
+    let mut merchant = appliance.merchant_at("acme", &old);
+    let first = appliance.submit(&merchant, "card_state", &json!({ "n": 1 }));
+    old.wait_for(1);
+    merchant.configure(&json!({ "url": new.url() }));
+    let event = merchant.wait_for_status(&first, "delivered");
+    assert_eq!((&event["attempts"][0]["error_code"], &event["attempt_count"]), (&json!("gone"), &json!(2)));
+    let second = appliance.submit(&merchant, "card_state", &json!({ "n": 2 }));
+    merchant.wait_for_status(&second, "delivered");
+    let config = merchant.api.get(CONFIG).expect(200);
+    assert_eq!((&config["state"], &config["url"]), (&json!("active"), &json!(new.url())));
+    assert_eq!((old.count(), new.count()), (1, 2));
+}
+
+#[test]
+fn a_canceled_event_can_be_sent_to_the_config_that_came_after() {
+    let (appliance, first, second) = (Appliance::start(&[]), Receiver::start(), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    merchant.configure(&json!({ "url": first.url(), "enabled": false }));
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    assert_eq!(merchant.api.delete(CONFIG).status, 204);
+    merchant.wait_for_status(&id, "canceled");
+    merchant.configure(&json!({ "url": second.url() }));
+    merchant.api.post(&format!("/api/v2/webhooks/events/{id}/resend"), &json!({})).expect(202);
+    let received = second.first();
+    assert_eq!((received.id(), received.header("x-webhook-attempt")), (id.as_str(), Some("1")));
+    merchant.wait_for_status(&id, "delivered");
+    assert_eq!(first.count(), 0);
 }
 
 #[test]
@@ -101,17 +150,7 @@ fn pausing_and_resuming_under_load_loses_and_doubles_nothing() {
     const EVENTS: usize = 2_000;
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
     let mut merchant = appliance.merchant_at("acme", &receiver);
-    let mut producer = appliance.producer();
-    let handing_in = std::thread::spawn(move || {
-        for begin in (0..EVENTS).step_by(100) {
-            let line =
-                |n: usize| json!({ "type": "card_state", "merchant_id": "acme", "data": { "n": n } }).to_string();
-            let lines: Vec<String> = (begin..begin + 100).map(line).collect();
-            let headers = [("content-type", "application/x-ndjson")];
-            let answer = producer.send("POST", "/v1/events/batch", &headers, lines.join("\n").as_bytes());
-            assert!(answer.lines().iter().all(|line| line["status"] == 202), "{}", answer.text());
-        }
-    });
+    let handing_in = hand_in(&appliance, EVENTS);
     let mut enabled = false;
     while !handing_in.is_finished() || enabled {
         merchant.configure(&json!({ "url": receiver.url(), "enabled": enabled }));
@@ -129,6 +168,38 @@ fn pausing_and_resuming_under_load_loses_and_doubles_nothing() {
     let doubled: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
     assert!(doubled.is_empty(), "{doubled:?}");
     assert_eq!(list(&mut merchant, "status=pending&status=retrying"), Vec::<Value>::new());
+}
+
+#[test]
+fn deleting_and_making_the_config_under_load_leaves_every_event_with_one_end() {
+    const EVENTS: usize = 2_000;
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    let handing_in = hand_in(&appliance, EVENTS);
+    while !handing_in.is_finished() {
+        merchant.configure(&json!({ "url": receiver.url() }));
+        assert_eq!(merchant.api.delete(CONFIG).status, 204);
+    }
+    handing_in.join().expect("every event is accepted");
+    eventually("nothing waits", || (appliance.metric("posthaste_deliveries_waiting") == 0.0).then_some(()));
+    let (mut ends, mut sequences) = (BTreeMap::<String, usize>::new(), Vec::new());
+    let mut target = Some("limit=250&order=asc".to_owned());
+    while let Some(query) = target {
+        let page = merchant.api.get(&format!("/api/v2/webhooks/events?{query}")).expect(200);
+        for item in page["data"].as_array().expect("a list") {
+            *ends.entry(item["status"].as_str().expect("a word").to_owned()).or_default() += 1;
+            sequences.push(item["sequence"].as_u64().expect("a number"));
+        }
+        target = page["next_cursor"].as_str().map(|cursor| format!("limit=250&order=asc&cursor={cursor}"));
+    }
+    assert_eq!(sequences, (1..=EVENTS as u64).collect::<Vec<_>>(), "each has its number");
+    let known = ["canceled", "delivered", "skipped"];
+    assert!(ends.keys().all(|status| known.contains(&status.as_str())), "{ends:?}");
+    assert_eq!(
+        receiver.count(),
+        ends.get("delivered").copied().unwrap_or(0),
+        "what arrived is what is shown: {ends:?}"
+    );
 }
 
 #[test]

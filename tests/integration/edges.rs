@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Appliance, Client, Receiver};
+use crate::harness::{Appliance, Client, Receiver, Reply};
 
 const CONFIG: &str = "/api/v2/webhooks/config";
 const EVENTS: &str = "/api/v2/webhooks/events";
@@ -46,6 +46,52 @@ fn times_of_any_year_that_has_four_digits_are_shown_as_they_were_given() {
     ] {
         let refused = producer.post("/v1/events", &event(&json!({ "occurred_at": given }))).expect(422);
         assert_eq!(refused["errors"][0]["field"], "occurred_at", "{given}");
+    }
+}
+
+/// Every member whose name says that it is a moment, with its path.
+fn moments(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let path = format!("{path}.{name}");
+                match value {
+                    Value::String(text) if name == "at" || name.ends_with("_at") => found.push((path, text.clone())),
+                    value => moments(&path, value, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| moments(path, item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn moments_are_utc_with_milliseconds_wherever_they_are_shown() {
+    let receiver = Receiver::scripted(|r| Reply::Status(if r.number == 0 { 200 } else { 500 }));
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "1h")]);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    let delivered = appliance.submit(&merchant, "card_state", &json!({}));
+    merchant.wait_for_status(&delivered, "delivered");
+    let retrying = appliance.submit(&merchant, "card_state", &json!({}));
+    merchant.wait_for_status(&retrying, "retrying");
+    let mut operator = appliance.operator();
+    let mut found = Vec::new();
+    for answer in [
+        merchant.api.get(CONFIG),
+        merchant.api.get(EVENTS),
+        merchant.api.get(&format!("{EVENTS}/{delivered}")),
+        merchant.api.get(&format!("{EVENTS}/{retrying}")),
+        operator.get("/admin/v1/merchants"),
+        operator.get("/admin/v1/merchants/acme/keys"),
+        operator.get("/admin/v1/endpoints"),
+    ] {
+        moments("", &answer.expect(200), &mut found);
+    }
+    assert!(found.len() > 15, "{found:?}");
+    for (path, text) in found {
+        let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000Z", "{path}: {text}");
     }
 }
 

@@ -78,6 +78,31 @@ fn a_body_that_is_cut_short_is_not_an_event() {
 }
 
 #[test]
+fn bodies_that_fill_the_memory_for_them_are_refused_until_there_is_room() {
+    let appliance = Appliance::start(&[("INGEST__BODY_BYTES_IN_FLIGHT_MAX", "4MiB")]);
+    let key = appliance.says("producer_key");
+    let head = format!(
+        "POST /v1/events/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 4190000\r\n\r\n"
+    );
+    let event = json!({ "type": "card_state", "merchant_id": "dev", "data": { "p": "x".repeat(200_000) } });
+    // Whichever comes last finds no room, so that it takes some tries until that is the event.
+    let (begun, refused) = eventually("there is no room", || {
+        let mut begun = connect(appliance.says("ingest"));
+        let _ = begun.write_all(head.as_bytes()).and_then(|()| begun.write_all(&vec![b' '; 4_100_000]));
+        let answer = appliance.producer().post("/v1/events", &event);
+        (answer.status != 202).then_some((begun, answer))
+    });
+    assert_eq!(refused.expect(503)["code"], "overloaded");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(appliance.operator().get("/readyz").status, 200);
+    assert_eq!(appliance.dev_merchant().api.get("/api/v2/webhooks/config").status, 200);
+    drop(begun);
+    eventually("there is room again", || {
+        Some(appliance.producer().post("/v1/events", &event)).filter(|answer| answer.status == 202)
+    });
+}
+
+#[test]
 fn a_body_may_come_in_chunks_up_to_the_same_limit() {
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
     appliance.merchant_at("acme", &receiver);
@@ -102,6 +127,30 @@ fn a_body_may_come_in_chunks_up_to_the_same_limit() {
     // It may hang up before it has read all.
     let _ = stream.write_all(&chunked(&format!("{{\"data\":\"{}\"}}", "x".repeat(300_000))));
     assert_eq!(status(&mut stream), 413);
+}
+
+#[test]
+fn a_client_that_asks_first_is_told_to_go_on_or_refused_before_it_sends() {
+    let appliance = Appliance::start(&[]);
+    let event = r#"{"type":"card_state","merchant_id":"dev","data":{}}"#;
+    let asks = |key: &str| {
+        let mut stream = connect(appliance.says("ingest"));
+        let length = event.len();
+        let head =
+            format!("POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nExpect: 100-continue\r\n");
+        let rest = format!("Content-Length: {length}\r\nConnection: close\r\n\r\n");
+        stream.write_all([head, rest].concat().as_bytes()).expect("written");
+        let mut told = [0; 12];
+        stream.read_exact(&mut told).expect("told");
+        (stream, String::from_utf8_lossy(&told).into_owned())
+    };
+    let (mut stream, told) = asks(appliance.says("producer_key"));
+    assert_eq!(told, "HTTP/1.1 100");
+    stream.write_all(event.as_bytes()).expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered and closed");
+    assert!(answer.contains("HTTP/1.1 202 Accepted"), "{answer}");
+    assert_eq!(asks("wrong").1, "HTTP/1.1 401");
 }
 
 #[test]

@@ -37,8 +37,9 @@ impl Production {
         command.arg("--data-dir").arg(dir.join("data"));
         command.envs(settings.iter().map(|(key, value)| (format!("POSTHASTE__{key}"), value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the binary is built");
-        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let child = command.spawn().expect("the binary is built");
+        let mut production = Production { child, ready: Value::Null };
+        let log = BufReader::new(production.child.stderr.take().expect("it is piped"));
         let (said, heard) = mpsc::channel();
         // Reads on to the end, so that the appliance can go on writing.
         std::thread::spawn(move || {
@@ -51,7 +52,8 @@ impl Production {
             let line = heard.recv_timeout(PATIENCE).expect("the appliance says when it is ready");
             assert!(line.is_object(), "it did not start: {line}");
             if line["fields"]["message"] == "ready" {
-                return Production { child, ready: line["fields"].clone() };
+                production.ready = line["fields"].clone();
+                return production;
             }
         }
     }

@@ -50,12 +50,12 @@ pub(crate) enum Bug {
 /// Every bug, with the beginnings of what may be said of it. Where it is no promise's, it is the shard
 /// itself that notices.
 pub(crate) const BUGS: [(Bug, &[&str]); 30] = [
-    (Bug::DropsARetry, &["nothing lost:", "wakes:"]),
+    (Bug::DropsARetry, &["nothing lost:", "wakes:", "order:"]),
     (Bug::SendsASecondEarly, &["nothing early:", "pages:"]),
     (Bug::ForgetsANotice, &["nothing lost:", "wakes:", "order:"]),
     (Bug::ConfirmsTwice, &["only what was settled"]),
     (Bug::ConfirmsTheOldState, &["as recorded:"]),
-    (Bug::SendsWhilePaused, &["gate:", "limits:"]),
+    (Bug::SendsWhilePaused, &["gate:", "limits:", "figures:"]),
     (Bug::SendsAfterDeletion, &["gate:", "figures:"]),
     (Bug::NeverCancels, &["nothing lost:", "figures:"]),
     (Bug::LosesTheEndOfAPage, &["nothing lost:", "wakes:", "order:"]),

@@ -72,6 +72,12 @@ struct Tally {
     excused: u32,
 }
 
+impl Line {
+    pub(super) fn settling(&self) -> usize {
+        self.busy.len() - self.in_flight
+    }
+}
+
 impl Oracle {
     pub(crate) fn new(limits: Limits, schedule: Schedule, merchants: usize) -> Oracle {
         Oracle {
@@ -189,6 +195,7 @@ impl Oracle {
         let gate = self.lines[&delivery.endpoint].gate;
         self.judge(settled, outcome, gate, now);
         let gone = outcome.error() == Some(ErrorCode::Gone) && gate != Gate::Closed;
+        self.seen.gone_too_late += u64::from(outcome.error() == Some(ErrorCode::Gone) && gate == Gate::Closed);
         let disable = gone.then_some(DisabledReason::Gone);
         assert!(settled.disable == disable, "gone: {:?} after {outcome:?} while {gate:?}", settled.disable);
         self.landed(delivery.endpoint, &delivery.merchant);
@@ -206,8 +213,15 @@ impl Oracle {
         as_recorded(outbox, delivery);
         assert!(delivery.status.is_waiting(), "nothing twice: {} is canceled, was {}", delivery.event, delivery.status);
         assert!(self.settling < self.limits.settling_max, "limits: {} settle and more is canceled", self.settling);
+        let settling_max = self.cancels_max();
         let line = self.line(delivery.endpoint, &delivery.merchant);
         assert!(line.gate == Gate::Closed, "gate: {} is canceled while {:?}", delivery.event, line.gate);
+        assert!(
+            line.settling() < settling_max,
+            "limits: {} of {} are canceled at once",
+            line.settling(),
+            delivery.endpoint
+        );
         self.seen.canceled += 1;
         self.taken(delivery);
     }
@@ -301,6 +315,11 @@ impl Oracle {
         self.lines.get(&endpoint).is_some_and(|line| line.gate == Gate::Held)
     }
 
+    /// The endpoints with an attempt in flight or a page outstanding.
+    pub(crate) fn under_way(&self) -> Vec<EndpointId> {
+        self.lines.iter().filter(|(_, line)| line.page || line.in_flight > 0).map(|(id, _)| *id).collect()
+    }
+
     /// Whether the shard surely knows the endpoint.
     pub(crate) fn knows_living(&self, endpoint: EndpointId) -> bool {
         self.lines.get(&endpoint).is_some_and(|line| line.gate != Gate::Closed)
@@ -318,6 +337,11 @@ impl Oracle {
             && self.can_be_seen(line)
             && line.in_flight < self.limits.in_flight_per_endpoint_max
             && line.waiting.first().is_some_and(|(due, _)| *due <= now)
+    }
+
+    /// A deletion is paced: no more is canceled while so many of the endpoint settle.
+    pub(super) fn cancels_max(&self) -> usize {
+        self.limits.in_flight_per_merchant_max * 4
     }
 
     /// Whether the shard has, or would have asked for, the first of what waits.

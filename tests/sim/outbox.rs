@@ -86,9 +86,10 @@ impl Outbox {
         self.notices.is_empty()
     }
 
-    /// Whether a change of this event waits to be committed.
-    pub(crate) fn is_unwritten(&self, event: EventId) -> bool {
-        self.writes.iter().any(|write| matches!(write, Write::Settle(s) if s.delivery.event == event))
+    /// Whether a change of this event at another endpoint waits to be committed.
+    pub(crate) fn is_moving_elsewhere(&self, event: EventId, endpoint: EndpointId) -> bool {
+        let elsewhere = |delivery: &Delivery| delivery.event == event && delivery.endpoint != endpoint;
+        self.writes.iter().any(|write| matches!(write, Write::Settle(settlement) if elsewhere(&settlement.delivery)))
     }
 
     /// The notice that waits longest.

@@ -8,7 +8,7 @@ use posthaste::shard::{Gate, Recall};
 use crate::world::{Happening, World};
 
 /// Endpoints that there ever are, at most.
-const ENDPOINTS_MAX: usize = 12;
+const ENDPOINTS_MAX: usize = 24;
 
 impl World {
     /// Somebody changes an endpoint.
@@ -20,13 +20,17 @@ impl World {
         if self.subject.is_none() {
             return;
         }
-        let endpoints: Vec<EndpointId> = self.outbox.catalog.keys().copied().collect();
+        // Most can go wrong where something is under way.
+        let mut endpoints = self.oracle.under_way();
+        if endpoints.is_empty() || self.dice.one_in(2) {
+            endpoints = self.outbox.catalog.keys().copied().collect();
+        }
         let endpoint = self.dice.pick(&endpoints);
         let entry = self.outbox.catalog[&endpoint].clone();
         match entry.gate {
-            Gate::Open if self.dice.one_in(3) => self.delete(endpoint, entry.merchant),
+            Gate::Open if self.dice.one_in(6) => self.delete(endpoint, entry.merchant),
             Gate::Open => self.set_gate(endpoint, Gate::Held),
-            Gate::Held if self.dice.one_in(4) => self.delete(endpoint, entry.merchant),
+            Gate::Held if self.dice.one_in(8) => self.delete(endpoint, entry.merchant),
             Gate::Held => self.set_gate(endpoint, Gate::Open),
             Gate::Closed => self.make_anew(entry.merchant),
         }

@@ -69,7 +69,7 @@ impl Plan {
             lopsided: dice.one_in(3),
             every: Every {
                 event_ms: faults_ms / (events_max * dice.between(1, 8)),
-                gate_ms: sometimes(dice, faults_ms / 8),
+                gate_ms: sometimes(dice, faults_ms / 40),
                 resend_ms: sometimes(dice, faults_ms / 40),
                 jump_ms: sometimes(dice, faults_ms / 5),
                 crash_ms: sometimes(dice, faults_ms / 4),
@@ -88,16 +88,17 @@ impl Plan {
 /// Mostly so tiny that everything overflows; sometimes so ample that nothing is ever read back.
 fn limits(dice: &mut Dice) -> Limits {
     let ample = dice.one_in(5);
+    let most = if dice.one_in(2) { 6 } else { 24 };
     Limits {
         in_flight_max: dice.count(1, 10),
         in_flight_per_merchant_max: dice.count(1, 5),
         in_flight_per_endpoint_max: dice.count(1, 3),
         settling_max: dice.count(1, 24),
-        window_per_endpoint_max: if ample { 1_000 } else { dice.count(1, 8) },
-        window_max: if ample { 1_000 } else { dice.count(1, 24) },
+        window_per_endpoint_max: if ample { 1_000 } else { dice.count(1, most) },
+        window_max: if ample { 1_000 } else { dice.count(1, 3 * most) },
         payload_bytes_max: dice.count(0, 1_500),
         refills_max: dice.count(1, 3),
-        page_max: if ample { 1_000 } else { dice.count(1, 6) },
+        page_max: if ample { 1_000 } else { dice.count(1, most) },
     }
 }
 

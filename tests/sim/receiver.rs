@@ -54,12 +54,16 @@ impl Receiver {
     /// How long the attempt takes and how it ends.
     pub(crate) fn answer(&self, dice: &mut Dice, clock_ms: u64, mended: bool) -> (u64, Outcome) {
         let habit = if mended && !self.stubborn { Habit::Sound } else { self.habit };
-        let quick_ms = if dice.one_in(4) { dice.between(0, 1) } else { dice.between(2, 300) };
-        answer_of(habit, dice, clock_ms, quick_ms)
+        let duration_ms = match dice.below(8) {
+            0 | 1 => dice.between(0, 1),
+            2 => dice.between(300, DEADLINE_MS),
+            _ => dice.between(2, 300),
+        };
+        answer_of(habit, dice, clock_ms, duration_ms)
     }
 }
 
-fn answer_of(habit: Habit, dice: &mut Dice, clock_ms: u64, quick_ms: u64) -> (u64, Outcome) {
+fn answer_of(habit: Habit, dice: &mut Dice, clock_ms: u64, duration_ms: u64) -> (u64, Outcome) {
     let outcome = match habit {
         Habit::Sound => Outcome::of_status(dice.pick(&[200, 201, 204, 299]), None),
         Habit::Failing => match dice.below(5) {
@@ -72,19 +76,19 @@ fn answer_of(habit: Habit, dice: &mut Dice, clock_ms: u64, quick_ms: u64) -> (u6
         },
         Habit::Hanging => return (DEADLINE_MS, Outcome::failed(ErrorCode::Timeout)),
         Habit::Flapping { turn_ms } if (clock_ms / turn_ms).is_multiple_of(2) => {
-            return answer_of(Habit::Sound, dice, clock_ms, quick_ms);
+            return answer_of(Habit::Sound, dice, clock_ms, duration_ms);
         }
-        Habit::Flapping { .. } => return answer_of(Habit::Failing, dice, clock_ms, quick_ms),
+        Habit::Flapping { .. } => return answer_of(Habit::Failing, dice, clock_ms, duration_ms),
         Habit::Busy => {
             let asked_ms = dice.pick(&[None, Some(0), Some(700), Some(45_000), Some(90_000_000), Some(u64::MAX)]);
             Outcome::of_status(dice.pick(&[429, 503]), asked_ms)
         }
         Habit::Leaving if dice.one_in(4) => Outcome::of_status(410, None),
-        Habit::Leaving => return answer_of(Habit::Sound, dice, clock_ms, quick_ms),
+        Habit::Leaving => return answer_of(Habit::Sound, dice, clock_ms, duration_ms),
         Habit::Moody => {
             let habit = if dice.one_in(2) { Habit::Sound } else { dice.pick(&HABITS) };
-            return answer_of(habit, dice, clock_ms, quick_ms);
+            return answer_of(habit, dice, clock_ms, duration_ms);
         }
     };
-    (quick_ms, outcome)
+    (duration_ms, outcome)
 }

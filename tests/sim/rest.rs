@@ -68,8 +68,7 @@ impl Oracle {
                 settles && self.in_flight < limits.in_flight_max && self.merchant_has_permits(&line.merchant);
             let idle = may_leave && self.can_leave(line, now);
             assert!(!idle, "nothing lost: {endpoint} could deliver {:?} and does not", line.waiting.first());
-            let settling = line.busy.len() - line.in_flight;
-            let paced = settling >= limits.in_flight_per_merchant_max * 4;
+            let paced = line.settling() >= self.cancels_max();
             let left = line.gate == Gate::Closed && settles && !paced && self.can_be_seen(line);
             assert!(!left || line.waiting.is_empty(), "nothing lost: {endpoint} could cancel and does not");
         }

@@ -31,6 +31,7 @@ seen!(
     clamped,
     canceled,
     gone,
+    gone_too_late,
     given_back,
     pages,
     pages_with_more,

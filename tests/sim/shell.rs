@@ -84,7 +84,14 @@ impl World {
         self.book_tell();
     }
 
-    pub(super) fn answered(&mut self, delivery: &Delivery, outcome: &Outcome) {
+    /// An attempt ends. Who had their endpoint deleted often has the receiver say so too.
+    pub(super) fn answer(&mut self, delivery: &Delivery, outcome: Outcome) {
+        let deleted = self.outbox.catalog[&delivery.endpoint].gate == Gate::Closed;
+        let says_so = deleted && self.dice.one_in(4);
+        self.answered(delivery, &if says_so { Outcome::of_status(410, None) } else { outcome });
+    }
+
+    fn answered(&mut self, delivery: &Delivery, outcome: &Outcome) {
         let (now, chance) = (self.now(), self.dice.unit());
         let settled = self.shard().settle(now, delivery.endpoint, delivery.event, outcome, chance);
         assert!(settled.delivery.event == delivery.event, "as recorded: another delivery is settled");
@@ -123,7 +130,8 @@ impl World {
     /// The page is read now and comes later; one in a while cannot be read.
     pub(super) fn read(&mut self, endpoint: EndpointId, from: DueKey, limit: usize) {
         let page = (!self.dice.one_in(self.plan.slowest.page_fails_in)).then(|| self.read_page(endpoint, from, limit));
-        let in_ms = if page.is_some() { self.dice.between(0, self.plan.slowest.page_ms) } else { REREAD_MS };
+        let left_alone_ms = if page.is_some() { 0 } else { REREAD_MS };
+        let in_ms = left_alone_ms + self.dice.between(0, self.plan.slowest.page_ms);
         self.book(in_ms, Happening::Page { life: self.life, endpoint, page });
     }
 
@@ -168,7 +176,7 @@ impl World {
         let known = self.outbox.deliveries[&event].clone();
         let asked = if known.status.is_waiting() { known } else { self.readdressed(known) };
         // Two moves at once to different endpoints are for the one who asks to prevent.
-        if asked.endpoint != self.outbox.deliveries[&event].endpoint && self.outbox.is_unwritten(event) {
+        if self.outbox.is_moving_elsewhere(event, asked.endpoint) {
             return;
         }
         let recall = self.shard().hold(&asked);

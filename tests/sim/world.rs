@@ -19,11 +19,13 @@ use crate::subject::{self, Subject};
 
 const BEGINNING_MS: i64 = 1_700_000_000_000;
 /// The shell sleeps no longer, so that a clock that was set forward is noticed.
-pub(super) const SLEEP_MS_MAX: u64 = 10_000;
+const SLEEP_MS_MAX: u64 = 10_000;
 /// How long what could not be read or made is left alone.
 pub(super) const REREAD_MS: u64 = 200;
+/// More happenings than any seed has.
+const HAPPENINGS_MAX: u64 = 200_000;
 /// How far the clock is set, at most.
-pub(super) const JUMP_MS_MAX: u64 = 5_000;
+const JUMP_MS_MAX: u64 = 5_000;
 
 /// What happens at a moment. What a process has under way carries its life, and dies with it.
 pub(super) enum Happening {
@@ -190,6 +192,7 @@ impl World {
             self.clock_ms = end_ms;
             return false;
         };
+        assert!(self.booked < HAPPENINGS_MAX, "rests: it goes on and on");
         let happening = self.agenda.remove(&(at_ms, booked)).expect("it was the first");
         self.clock_ms = at_ms;
         self.happen(happening);
@@ -211,7 +214,7 @@ impl World {
             Happening::Commit { life } if life == self.life => self.commit(),
             Happening::Tell { life } if life == self.life => self.tell(),
             Happening::Hear { life } if life == self.life => self.hear(),
-            Happening::Answer { life, delivery, outcome } if life == self.life => self.answered(&delivery, &outcome),
+            Happening::Answer { life, delivery, outcome } if life == self.life => self.answer(&delivery, outcome),
             Happening::Unmade { life, delivery } if life == self.life => self.unmade(&delivery),
             Happening::Read { life, endpoint, from, limit } if life == self.life => self.read(endpoint, from, limit),
             Happening::Page { life, endpoint, page } if life == self.life => self.page(endpoint, page),
@@ -323,7 +326,7 @@ impl World {
         let wait_ms_max = (plan_ms_max.ceil() as u64).max(schedule.retry_after_ms_max) + 2 * JUMP_MS_MAX;
         let slowest = self.plan.slowest;
         let overhead_ms =
-            slowest.commit_ms + slowest.notice_ms + slowest.control_ms + 40 * (slowest.page_ms + REREAD_MS);
+            slowest.commit_ms + slowest.notice_ms + slowest.control_ms + 40 * (2 * slowest.page_ms + REREAD_MS);
         let owed = self.outbox.waiting().count() as u64 + 2;
         let stubborn = self.receivers.values().any(|receiver| receiver.stubborn);
         let attempts = if stubborn { schedule.delays_ms.len() as u64 + 1 } else { 1 };

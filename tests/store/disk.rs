@@ -6,36 +6,87 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use posthaste::store::Store;
 use posthaste::store::embedded::{EmbeddedStore, Limits, Probes, Surroundings};
 
 use crate::subject::{Ending, NoticeLog, Subject, TestClock, TestEntropy};
 
+/// What retention the subjects of this file have that do have some.
+pub(crate) const RETENTION_MS: i64 = 60 * 60 * 1000;
+
 /// A fresh store in a directory of its own.
 pub(crate) fn fresh() -> Subject {
+    with(&small())
+}
+
+/// A fresh store that keeps history for `RETENTION_MS`, when asked to look.
+pub(crate) fn fleeting() -> Subject {
+    with(&Limits {
+        segment_bytes: 8 << 10,
+        retention_age_ms: RETENTION_MS.unsigned_abs(),
+        retention_every_ms: 1_000_000,
+        ..small()
+    })
+}
+
+/// Small enough that segments roll, the index lags and generations change within every test.
+pub(crate) fn small() -> Limits {
+    Limits {
+        segment_bytes: 64 << 10,
+        settle_delay_ms: 1,
+        unindexed_max: 400,
+        index_cache_bytes: 8 << 20,
+        free_bytes_min: 0,
+        reserve_bytes: 0,
+        ..Limits::default()
+    }
+}
+
+/// A fresh store with these limits.
+pub(crate) fn with(limits: &Limits) -> Subject {
     let notices = Arc::new(NoticeLog::default());
     let clock = Arc::new(TestClock::default());
-    let mut dir = tempfile::tempdir().expect("a temporary directory");
-    let store = open(dir.path(), &notices, &clock, 1);
+    let mut dir = scratch();
+    let store = Arc::new(open(dir.path(), limits, &notices, &clock, 1));
+    let now = Arc::new(Mutex::new(Arc::downgrade(&store)));
     let (log, time, mut seed) = (notices.clone(), clock.clone(), 1);
+    let (limits, present) = (*limits, now.clone());
     let revive = move |store: Arc<dyn Store>, ending| {
         seed += 1;
-        if let Ending::Crashed = ending {
+        if let Ending::Closed = ending {
+            store.close();
+            drop(store);
+        } else {
             let left = still(dir.path());
             drop(store);
             dir = left;
-        } else {
-            store.close();
-            drop(store);
         }
-        open(dir.path(), &log, &time, seed)
+        if let Ending::Bereft = ending {
+            fs::remove_dir_all(dir.path().join("index")).expect("there is an index");
+        }
+        let store = Arc::new(open(dir.path(), &limits, &log, &time, seed));
+        *now.lock().expect("no test panics here") = Arc::downgrade(&store);
+        store as Arc<dyn Store>
     };
-    Subject::new(store, notices, clock, Some(Box::new(revive)))
+    let retain = move || {
+        let store = present.lock().expect("no test panics here").upgrade().expect("the store is open");
+        store.retain().expect("what is past its time can be dropped");
+    };
+    let mut subject = Subject::new(store, notices, clock, Some(Box::new(revive)));
+    subject.retain = Some(Box::new(retain));
+    subject
 }
 
-fn open(dir: &Path, notices: &Arc<NoticeLog>, clock: &Arc<TestClock>, seed: u64) -> Arc<dyn Store> {
+/// Opens what is in a directory.
+pub(crate) fn open(
+    dir: &Path,
+    limits: &Limits,
+    notices: &Arc<NoticeLog>,
+    clock: &Arc<TestClock>,
+    seed: u64,
+) -> EmbeddedStore {
     let around = Surroundings {
         clock: clock.clone(),
         entropy: Arc::new(TestEntropy::seeded(seed)),
@@ -43,25 +94,23 @@ fn open(dir: &Path, notices: &Arc<NoticeLog>, clock: &Arc<TestClock>, seed: u64)
         fatal: Arc::new(|error| panic!("the store failed: {error}")),
         probes: Probes::default(),
     };
-    // Small enough that segments roll, the index lags and generations change within every test.
-    let limits = Limits {
-        segment_bytes: 64 << 10,
-        settle_delay_ms: 1,
-        // Every other life ends with much that only the journal has.
-        index_flush_ms: if seed.is_multiple_of(2) { 5 } else { 60_000 },
-        unindexed_max: 400,
-        index_cache_bytes: 8 << 20,
-        free_bytes_min: 0,
-        ..Limits::default()
-    };
-    Arc::new(EmbeddedStore::open(dir, limits, around).expect("the store opens"))
+    // Every other life ends with much that only the journal has.
+    let limits = Limits { index_flush_ms: if seed.is_multiple_of(2) { 5 } else { 60_000 }, ..*limits };
+    EmbeddedStore::open(dir, limits, around).expect("the store opens")
+}
+
+/// A directory of its own, in memory where the system has such: what a process leaves in its files survives it
+/// there, too, and a power cut is not tried here.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let in_memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    in_memory.expect("a temporary directory")
 }
 
 /// A copy of a directory as it was at one moment: one that a second copy finds unchanged.
 fn still(dir: &Path) -> tempfile::TempDir {
     loop {
         let [first, second] = [(); 2].map(|()| {
-            let left = tempfile::tempdir().expect("a temporary directory");
+            let left = scratch();
             copy(dir, left.path());
             left
         });

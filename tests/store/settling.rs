@@ -140,7 +140,7 @@ pub(crate) fn a_resend_of_a_skipped_event_is_owed(subject: &mut Subject) {
         let owed = subject.owed(ACME);
         assert_eq!(owed.len(), 1);
         assert_eq!((owed[0].location, owed[0].written), (settled.location, settled.written));
-        let event = subject.store().event(owed[0].location).expect("it stands there");
+        let event = subject.store().event(&owed[0]).expect("it stands there");
         assert_eq!((event.id, event.payload), (id, unrouted("acme").payload));
         assert_eq!(statuses_that_list(subject, &settled), [Status::Pending]);
         assert_eq!(subject.backlog()[0].waiting, 1);

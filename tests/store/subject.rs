@@ -31,6 +31,12 @@ pub(crate) enum Ending {
     Closed,
     /// Without a word: only what is on the disk is left.
     Crashed,
+    /// Without a word, and what can be made anew from the rest is lost, too.
+    Bereft,
+}
+
+impl Ending {
+    pub(crate) const ALL: [Ending; 3] = [Ending::Crashed, Ending::Closed, Ending::Bereft];
 }
 
 /// Ends the store it is given, of which it holds the only handle, and opens it again from what is left.
@@ -44,7 +50,14 @@ pub(crate) struct Subject {
     pub(crate) clock: Arc<TestClock>,
     /// `None` for a store that does not outlive its end.
     revive: Option<Revive>,
+    /// Drops what is past its time now. `None` for a store that does not do so by itself.
+    pub(crate) retain: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Forgets an event. `None` for a store that cannot be told to.
+    pub(crate) forget: Option<Forget>,
 }
+
+/// Makes a store forget an event to which nothing is owed.
+pub(crate) type Forget = Box<dyn Fn(&MerchantId, EventId) + Send + Sync>;
 
 /// A fresh store in memory.
 pub(crate) fn memory() -> Subject {
@@ -54,8 +67,10 @@ pub(crate) fn memory() -> Subject {
 /// A fresh store in memory that reads the clock of another one.
 pub(crate) fn memory_beside(clock: Arc<TestClock>, seed: u64) -> Subject {
     let notices = Arc::new(NoticeLog::default());
-    let store = MemoryStore::new(clock.clone(), Arc::new(TestEntropy::seeded(seed)), notices.sink());
-    Subject::new(Arc::new(store), notices, clock, None)
+    let store = Arc::new(MemoryStore::new(clock.clone(), Arc::new(TestEntropy::seeded(seed)), notices.sink()));
+    let told = Arc::clone(&store);
+    let forget: Forget = Box::new(move |merchant, id| told.forget(merchant, id));
+    Subject { forget: Some(forget), ..Subject::new(store, notices, clock, None) }
 }
 
 impl Subject {
@@ -65,7 +80,7 @@ impl Subject {
         clock: Arc<TestClock>,
         revive: Option<Revive>,
     ) -> Subject {
-        Subject { store: Some(store), notices, clock, revive }
+        Subject { store: Some(store), notices, clock, revive, retain: None, forget: None }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -80,10 +95,15 @@ impl Subject {
         true
     }
 
-    /// Checks what must hold now, and still after a crash and after a clean end, where it outlives them.
+    /// Drops what is past its time.
+    pub(crate) fn retain(&self) {
+        self.retain.as_ref().expect("a store that drops what is past its time")();
+    }
+
+    /// Checks what must hold now, and still after every ending, where it outlives them.
     pub(crate) fn holds(&mut self, check: impl Fn(&Subject)) {
         check(self);
-        for ending in [Ending::Crashed, Ending::Closed] {
+        for ending in Ending::ALL {
             if self.end(ending) {
                 check(self);
             }
@@ -262,9 +282,10 @@ impl NoticeLog {
 
     /// What was noticed when the event was accepted, where it was.
     pub(crate) fn accepted(&self, event: EventId) -> Option<Delivery> {
-        self.about(event).into_iter().find_map(|notice| match notice {
-            Notice::Accepted(delivery) => Some(delivery),
-            Notice::Settled(_) => None,
+        let heard = self.heard.lock().expect("no test panics here");
+        heard.iter().rev().find_map(|notice| match notice {
+            Notice::Accepted(delivery) if delivery.event == event => Some(delivery.clone()),
+            _ => None,
         })
     }
 

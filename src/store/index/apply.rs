@@ -5,10 +5,12 @@
 use super::key::{self, Run};
 use super::overlay::Overlay;
 use super::posting::Entry;
+use super::tree::Write;
 use super::value::{self, Known, Owed};
 use crate::model::{Delivery, EndpointId, EventId, Location, Status, Timestamp, resource_hash};
 use crate::store::Change;
-use crate::store::journal::codec::{AcceptedV1, ChangeV1, EndpointV1, KeyV1, MerchantV1, SettledV1, Undecodable};
+use crate::store::journal::carried::{CarriedV1, KeptV1};
+use crate::store::journal::codec::{self, AcceptedV1, ChangeV1, EndpointV1, KeyV1, MerchantV1, SettledV1, Undecodable};
 
 /// An event was accepted at `location`.
 pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &AcceptedV1) -> Result<(), Undecodable> {
@@ -38,6 +40,76 @@ pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &Accepte
         let key = key::owed(delivery.endpoint, delivery.due, id);
         overlay.put_new(key, value::encode(&Owed::of(&delivery)));
     }
+    Ok(())
+}
+
+/// An event that was copied forward to `location`, with the state of its delivery. `born`: the index does not
+/// know it, because what stood before was dropped.
+pub(crate) fn carried(
+    overlay: &mut Overlay,
+    location: Location,
+    meta: &CarriedV1,
+    born: bool,
+) -> Result<(), Undecodable> {
+    let id = EventId::from_u128(meta.accepted.id);
+    let run = Run {
+        merchant: meta.accepted.merchant()?,
+        resource: resource_hash(meta.accepted.resource_id.as_deref()),
+        event_type: meta.accepted.event_type()?,
+        status: meta.status()?,
+    };
+    let entry = Entry {
+        location,
+        last_attempt: meta.last_attempt.map(Location),
+        endpoint: meta.endpoint.map(EndpointId),
+        when: Timestamp::from_ms(meta.when),
+    };
+    post(overlay, &run, id, entry, true);
+    if let Some(delivery) = meta.owed(location)? {
+        overlay.put(key::owed(delivery.endpoint, delivery.due, id), value::encode(&Owed::of(&delivery)));
+        if born {
+            overlay.count(delivery.endpoint, &delivery.merchant, location, 1);
+        }
+    }
+    Ok(())
+}
+
+/// Takes an event out of the place where it stands before it is put to where a copy says that it does: some
+/// records between are lost.
+pub(crate) fn forgotten(
+    overlay: &mut Overlay,
+    location: Location,
+    meta: &CarriedV1,
+    status: Status,
+    entry: &Entry,
+) -> Result<(), Undecodable> {
+    let id = EventId::from_u128(meta.accepted.id);
+    let run = Run {
+        merchant: meta.accepted.merchant()?,
+        resource: resource_hash(meta.accepted.resource_id.as_deref()),
+        event_type: meta.accepted.event_type()?,
+        status,
+    };
+    unpost(overlay, &run, id);
+    if let Some(endpoint) = entry.endpoint.filter(|_| status.is_waiting()) {
+        overlay.remove(key::owed(endpoint, entry.when, id));
+        overlay.count(endpoint, &run.merchant, location, -1);
+    }
+    Ok(())
+}
+
+/// What outlives the segments that were dropped, beside events.
+pub(crate) fn kept(overlay: &mut Overlay, meta: &KeptV1) -> Result<(), Undecodable> {
+    for (merchant, sequence) in &meta.sequences {
+        overlay.put(key::sequence(&codec::merchant(merchant)?), value::encode(sequence));
+    }
+    for known in &meta.keys {
+        let bucket = key::bucket(Timestamp::from_ms(known.accepted_at));
+        let key = key::idempotency(bucket, &codec::merchant(&known.merchant)?, known.key);
+        let known = Known { content: known.content, event: known.event, sequence: known.sequence };
+        overlay.put(key, value::encode(&known));
+    }
+    changed(overlay, &changes_of(meta.changes.clone())?);
     Ok(())
 }
 
@@ -103,22 +175,26 @@ pub(crate) fn settled(overlay: &mut Overlay, location: Location, meta: &SettledV
 /// Configuration changed.
 pub(crate) fn changed(overlay: &mut Overlay, changes: &[Change]) {
     for change in changes {
-        match change {
-            Change::PutMerchant(merchant) => {
-                overlay.put(key::merchant(&merchant.id), value::encode(&MerchantV1::of(merchant)));
-            }
-            Change::DeleteMerchant(id) => overlay.remove(key::merchant(id)),
-            Change::PutEndpoint(endpoint) => {
-                overlay.put(key::endpoint(endpoint.id), value::encode(&EndpointV1::of(endpoint)));
-            }
-            Change::DeleteEndpoint(id) => overlay.remove(key::endpoint(*id)),
-            Change::PutKey(key) => overlay.put(key::key(key.id.0), value::encode(&KeyV1::of(key))),
-            Change::DeleteKey(id) => overlay.remove(key::key(id.0)),
-            Change::PutOwner(kind, id, merchant) => {
-                overlay.put(key::owner(*kind, id), value::encode(&merchant.as_str().to_owned()));
-            }
-            Change::DeleteOwner(kind, id) => overlay.remove(key::owner(*kind, id)),
+        match place(change) {
+            (key, Some(value)) => overlay.put(key, value),
+            (key, None) => overlay.remove(key),
         }
+    }
+}
+
+/// The place of the index that a change sets, or clears.
+pub(crate) fn place(change: &Change) -> Write {
+    match change {
+        Change::PutMerchant(merchant) => (key::merchant(&merchant.id), Some(value::encode(&MerchantV1::of(merchant)))),
+        Change::DeleteMerchant(id) => (key::merchant(id), None),
+        Change::PutEndpoint(endpoint) => (key::endpoint(endpoint.id), Some(value::encode(&EndpointV1::of(endpoint)))),
+        Change::DeleteEndpoint(id) => (key::endpoint(*id), None),
+        Change::PutKey(key) => (key::key(key.id.0), Some(value::encode(&KeyV1::of(key)))),
+        Change::DeleteKey(id) => (key::key(id.0), None),
+        Change::PutOwner(kind, id, merchant) => {
+            (key::owner(*kind, id), Some(value::encode(&merchant.as_str().to_owned())))
+        }
+        Change::DeleteOwner(kind, id) => (key::owner(*kind, id), None),
     }
 }
 

@@ -22,6 +22,9 @@ use crate::model::{EndpointId, EventId, EventType, MerchantId, OwnerKind, Status
 use crate::store::journal::codec::owner_code;
 
 pub(crate) const WATERMARK: &[u8] = b"w";
+pub(crate) const OWED: u8 = b'd';
+pub(crate) const OWNERS: u8 = b'o';
+pub(crate) const HISTORY: u8 = b'h';
 pub(crate) const ENDPOINTS: u8 = b'e';
 pub(crate) const KEYS: u8 = b'k';
 pub(crate) const MERCHANTS: u8 = b'm';
@@ -32,12 +35,15 @@ pub(crate) const IDEMPOTENCY: u8 = b'i';
 /// Idempotency keys are kept by half days and forgotten a whole half day at a time.
 pub(crate) const BUCKET_MS: i64 = 12 * 60 * 60 * 1000;
 
-/// A key is known for the bucket it came in and the two after it: 24 to 36 hours.
-pub(crate) const BUCKETS_KEPT: u32 = 3;
+/// Half days for which a producer's key is known so that it is known for `ms` at least: for 24 hours the bucket
+/// it came in and the two after it.
+pub(crate) fn buckets_kept(ms: u64) -> u32 {
+    u32::try_from(ms.div_ceil(BUCKET_MS.unsigned_abs())).unwrap_or(u32::MAX).saturating_add(1)
+}
 
 pub(crate) fn owed(endpoint: EndpointId, due: Timestamp, event: EventId) -> Vec<u8> {
     let mut key = Vec::with_capacity(33);
-    key.push(b'd');
+    key.push(OWED);
     key.extend_from_slice(&endpoint.0.to_be_bytes());
     key.extend_from_slice(&ordered(due).to_be_bytes());
     key.extend_from_slice(&event.as_u128().to_be_bytes());
@@ -89,7 +95,7 @@ pub(crate) fn name(key: &[u8]) -> Option<MerchantId> {
 }
 
 pub(crate) fn owner(kind: OwnerKind, id: &str) -> Vec<u8> {
-    let mut key = vec![b'o', owner_code(kind)];
+    let mut key = vec![OWNERS, owner_code(kind)];
     key.extend_from_slice(id.as_bytes());
     key
 }
@@ -106,6 +112,11 @@ pub(crate) fn idempotency(bucket: u32, merchant: &MerchantId, digest: u128) -> V
     key.push(0);
     key.extend_from_slice(&digest.to_be_bytes());
     key
+}
+
+/// Whether a producer's key that came at `at` may be known at `now`.
+pub(crate) fn is_known(at: Timestamp, now: Timestamp, buckets_kept: u32) -> bool {
+    bucket(at) > bucket(now).saturating_sub(buckets_kept)
 }
 
 /// The first key of a bucket.
@@ -129,7 +140,7 @@ impl Run {
     /// What every key of the run begins with.
     pub(crate) fn prefix(&self) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.merchant.as_str().len() + 28);
-        key.push(b'h');
+        key.push(HISTORY);
         key.extend_from_slice(self.merchant.as_str().as_bytes());
         key.push(0);
         key.extend_from_slice(&self.resource.to_be_bytes());

@@ -4,18 +4,21 @@
 //! sled, except when the overlay is full.
 
 pub(crate) mod apply;
+mod audit;
+mod compare;
 pub(crate) mod key;
 mod layered;
 mod overlay;
 mod posting;
 mod tree;
+mod trim;
 pub(crate) mod value;
 
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::model::{EventId, Location, MerchantId, Timestamp};
+use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp};
 use crate::store::StoreError;
 
 use key::Run;
@@ -27,14 +30,19 @@ use value::{Known, Waiting, Watermark};
 pub(crate) use overlay::Overlay;
 pub(crate) use posting::Entry;
 pub(crate) use tree::{Pair, set_aside};
+pub(crate) use trim::Dropped;
 
-/// Old idempotency keys removed in one go.
-const EXPIRED_MAX: usize = 2_000;
+/// Old idempotency keys removed in one go, beside twice as many as came.
+const EXPIRED_MIN: usize = 2_000;
 
-/// The index. The journal thread applies, the index thread flushes, everyone reads.
+/// The index. The journal thread applies, the index and the retention thread write, everyone reads.
 #[derive(Debug)]
 pub(crate) struct Index {
     tree: Tree,
+    /// Held while sled is written to. Whether the watermark that was written last is durable.
+    writer: Mutex<bool>,
+    /// Half days for which a producer's key is known, the one it came in included.
+    buckets_kept: u32,
     overlay: RwLock<Overlay>,
     /// Held for reading during a range read and for writing while generations change, so that a reader
     /// never meets changes in sled that are newer than the overlay it looked at.
@@ -55,7 +63,8 @@ pub(crate) struct Stretch {
 
 impl Index {
     /// Opens the index in `dir`; what it holds and its watermark, where it has one.
-    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<(Index, Option<Watermark>), StoreError> {
+    /// Producers' keys are known for `keys_ms` at least.
+    pub(crate) fn open(dir: &Path, cache_bytes: u64, keys_ms: u64) -> Result<(Index, Option<Watermark>), StoreError> {
         let tree = Tree::open(dir, cache_bytes)?;
         let watermark = tree.get(key::WATERMARK)?.map(|bytes| value::decode::<Watermark>(&bytes)).transpose()?;
         let mut overlay = Overlay::new(watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 }));
@@ -68,6 +77,8 @@ impl Index {
         }
         let index = Index {
             tree,
+            writer: Mutex::new(true),
+            buckets_kept: key::buckets_kept(keys_ms),
             overlay: RwLock::new(overlay),
             gate: RwLock::new(()),
             room: (Mutex::new(()), Condvar::new()),
@@ -94,14 +105,20 @@ impl Index {
         }
     }
 
-    /// Writes what has gathered to sled and makes it durable. True where there was something.
-    pub(crate) fn flush(&self, now: Timestamp) -> Result<bool, StoreError> {
+    /// Writes what has gathered to sled and makes it durable, but for the watermark: the next call does that.
+    pub(crate) fn flush(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut watermark_durable = self.writer();
         let generation = {
             let _gate = self.gate.write().expect("no panic while held");
             let rotated = self.overlay_mut().rotate();
             match rotated {
                 Some(generation) => generation,
-                None => return Ok(false),
+                None if *watermark_durable => return Ok(()),
+                None => {
+                    self.tree.sync()?;
+                    *watermark_durable = true;
+                    return Ok(());
+                }
             }
         };
         self.notify_room();
@@ -116,17 +133,31 @@ impl Index {
             }
         }
         self.tree.apply(writes)?;
-        self.forget_old_keys(now)?;
+        self.forget_old_keys(now, generation.producers_keys())?;
         // Everything the watermark covers is durable before the watermark is written.
         self.tree.sync()?;
         self.tree.apply([(key::WATERMARK.to_vec(), Some(value::encode(&generation.watermark)))])?;
+        *watermark_durable = false;
         self.overlay_mut().flushing = None;
-        Ok(true)
+        Ok(())
     }
 
-    /// Makes the watermark itself durable; for a clean stop.
-    pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.tree.sync()
+    /// Writes what has gathered and makes it durable, the watermark included.
+    pub(crate) fn checkpoint(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.flush(now)?;
+        let mut watermark_durable = self.writer();
+        self.tree.sync()?;
+        *watermark_durable = true;
+        Ok(())
+    }
+
+    /// What went wrong with the index while it was read or written, where something did.
+    pub(crate) fn fault(&self) -> Option<StoreError> {
+        self.tree.fault()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, bool> {
+        self.writer.lock().expect("no panic while held")
     }
 
     fn notify_room(&self) {
@@ -163,9 +194,11 @@ impl Index {
         self.tree.range(prefix, &after(&key::block(prefix, id))).next_back().transpose()
     }
 
-    fn forget_old_keys(&self, now: Timestamp) -> Result<(), StoreError> {
-        let oldest_kept = key::bucket(now).saturating_sub(key::BUCKETS_KEPT - 1);
-        let expired = self.tree.range(&[key::IDEMPOTENCY], &key::idempotency_bucket(oldest_kept)).take(EXPIRED_MAX);
+    /// Never falls behind: it removes more than the `came` keys that were added.
+    fn forget_old_keys(&self, now: Timestamp, came: usize) -> Result<(), StoreError> {
+        let oldest_kept = key::bucket(now).saturating_sub(self.buckets_kept - 1);
+        let expired = self.tree.range(&[key::IDEMPOTENCY], &key::idempotency_bucket(oldest_kept));
+        let expired = expired.take(EXPIRED_MIN + 2 * came);
         let removals = expired.map(|pair| Ok((pair?.0, None))).collect::<Result<Vec<_>, StoreError>>()?;
         self.tree.apply(removals)
     }
@@ -272,6 +305,37 @@ impl Index {
         Ok(found)
     }
 
+    /// An event's status and entry.
+    pub(crate) fn find(
+        &self,
+        merchant: &MerchantId,
+        event_type: EventType,
+        id: EventId,
+    ) -> Result<Option<(Status, Entry)>, StoreError> {
+        let run = |status| Run { merchant: merchant.clone(), resource: 0, event_type, status };
+        let found = self.events(&Status::ALL.map(run), id, id, false, 1)?;
+        Ok(found.first().map(|(nth, _, entry)| (Status::ALL[*nth], *entry)))
+    }
+
+    /// The events of a run's stretch to which an attempt is owed.
+    pub(crate) fn waiting(
+        &self,
+        merchant: &MerchantId,
+        event_type: EventType,
+        first: EventId,
+        last: EventId,
+    ) -> Result<impl Iterator<Item = (EventId, (Status, Entry))> + use<>, StoreError> {
+        const WAITING: [Status; 2] = [Status::Pending, Status::Retrying];
+        let run = |status| Run { merchant: merchant.clone(), resource: 0, event_type, status };
+        let found = self.events(&WAITING.map(run), first, last, false, usize::MAX)?;
+        Ok(found.into_iter().map(|(nth, id, entry)| (id, (WAITING[nth], entry))))
+    }
+
+    /// Half days for which a producer's key is known, the one it came in included.
+    pub(crate) fn buckets_kept(&self) -> u32 {
+        self.buckets_kept
+    }
+
     /// What sled holds of a run, event by event.
     fn indexed<'a>(
         &self,
@@ -317,7 +381,7 @@ impl Index {
         now: Timestamp,
     ) -> Result<(Option<Known>, u64), StoreError> {
         let generation = self.overlay().active.number;
-        for key in known_keys(merchant, digest, now) {
+        for key in self.known_keys(merchant, digest, now) {
             if let Some(bytes) = self.get(&key)? {
                 return Ok((Some(value::decode(&bytes)?), generation));
             }
@@ -337,11 +401,24 @@ impl Index {
             let overlay = self.overlay();
             // Within one generation, all that came since the look-up is in the overlay.
             if overlay.active.number == generation {
-                let mut told = known_keys(merchant, digest, now).filter_map(|key| overlay.get(&key).flatten());
+                let mut told = self.known_keys(merchant, digest, now).filter_map(|key| overlay.get(&key).flatten());
                 return told.next().map(|bytes| value::decode(&bytes)).transpose();
             }
         }
         Ok(self.known(merchant, digest, now)?.0)
+    }
+
+    /// The places where a producer's key may be known at `now`, newest first. A clock that went back may
+    /// have left one in the bucket ahead.
+    fn known_keys<'a>(
+        &self,
+        merchant: &'a MerchantId,
+        digest: u128,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Vec<u8>> + use<'a> {
+        let newest = key::bucket(now);
+        let oldest = newest.saturating_sub(self.buckets_kept - 1);
+        (oldest..=newest.saturating_add(1)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
     }
 }
 
@@ -367,14 +444,6 @@ fn flush_block(
         writes.push((kept.unwrap_or_else(|| key::block(prefix, chunk[0].0)), Some(posting::encode(chunk))));
     }
     Ok(())
-}
-
-/// The places where a producer's key may be known at `now`, newest first. A clock that went back may
-/// have left one in the bucket ahead.
-fn known_keys(merchant: &MerchantId, digest: u128, now: Timestamp) -> impl Iterator<Item = Vec<u8>> + use<'_> {
-    let newest = key::bucket(now);
-    let oldest = newest.saturating_sub(key::BUCKETS_KEPT - 1);
-    (oldest..=newest.saturating_add(1)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
 }
 
 /// A generation's changes of a range, up to `limit` places that are there.

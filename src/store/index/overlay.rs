@@ -27,6 +27,8 @@ pub(crate) struct Generation {
     /// Endpoints whose count of owed deliveries changed, with the count at the end of the generation.
     pub(crate) counts: Vec<(EndpointId, Waiting)>,
     pub(crate) watermark: Watermark,
+    /// The watermark of the generation before.
+    begun: Watermark,
     touched: BTreeSet<EndpointId>,
     changes: usize,
 }
@@ -39,6 +41,7 @@ impl Generation {
             runs: BTreeMap::new(),
             counts: Vec::new(),
             watermark,
+            begun: watermark,
             touched: BTreeSet::new(),
             changes: 0,
         }
@@ -152,10 +155,11 @@ impl Overlay {
         self.active.watermark = watermark;
     }
 
-    /// Closes the growing generation and begins the next; the closed one, or `None` where nothing changed.
+    /// Closes the growing generation and begins the next; the closed one, or `None` where nothing changed and
+    /// the watermark stands where it stood.
     pub(crate) fn rotate(&mut self) -> Option<Arc<Generation>> {
         assert!(self.flushing.is_none(), "one generation at a time is written to sled");
-        if self.active.changes == 0 {
+        if self.active.changes == 0 && self.active.watermark == self.active.begun {
             return None;
         }
         let next = Generation::new(self.active.number + 1, self.active.watermark);
@@ -180,6 +184,11 @@ impl Overlay {
 }
 
 impl Generation {
+    /// How many changes are about producers' keys.
+    pub(crate) fn producers_keys(&self) -> usize {
+        self.plain.range(vec![key::IDEMPOTENCY]..vec![key::IDEMPOTENCY + 1]).count()
+    }
+
     /// The counts as changes of the index.
     pub(crate) fn count_changes(&self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> + '_ {
         self.counts.iter().map(|(endpoint, waiting)| (key::waiting(*endpoint), Some(value::encode(waiting))))

@@ -29,8 +29,11 @@ pub(crate) struct Entry {
     pub(crate) when: Timestamp,
 }
 
+/// Events of a run, ascending by id.
+pub(crate) type Entries = Vec<(EventId, Entry)>;
+
 /// A block's entries, or `None` where the bytes are not one.
-pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<(EventId, Entry)>> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Entries> {
     let (&VERSION, body) = bytes.split_first()? else { return None };
     if body.len() % ENTRY_LEN != 0 {
         return None;

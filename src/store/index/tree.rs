@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use crate::store::StoreError;
 
@@ -23,12 +24,16 @@ pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
 /// A key and its value.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
+/// Stands in the directory of a tree that was found damaged while in use.
+const SUSPECT: &str = "SUSPECT";
+
 /// The tree, and the file under it for our own syncs.
 #[derive(Debug)]
 pub(crate) struct Tree {
     /// There until dropped.
     opened: Option<Opened>,
     file: File,
+    guard: Guard,
 }
 
 #[derive(Debug)]
@@ -37,56 +42,78 @@ struct Opened {
     db: sled::Db,
 }
 
+/// Turns sled's panics into errors, and remembers that it is not to be trusted after one: the mark in its
+/// directory makes the next start set it aside.
+#[derive(Clone, Debug)]
+struct Guard {
+    marker: Arc<PathBuf>,
+    fault: Arc<OnceLock<String>>,
+}
+
+impl Guard {
+    fn new(dir: &Path) -> Guard {
+        Guard { marker: Arc::new(dir.join(SUSPECT)), fault: Arc::default() }
+    }
+
+    fn run<T>(&self, work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
+        let (text, suspect) = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => (error.to_string(), !matches!(error, sled::Error::Io(_))),
+            Err(_) => ("sled panicked".to_owned(), true),
+        };
+        if suspect {
+            // Where even this cannot be written, the next start finds the damage as this one did.
+            let _ = fs::write(&*self.marker, &text);
+        }
+        let _ = self.fault.set(text.clone());
+        Err(StoreError::Index(text))
+    }
+}
+
 impl Tree {
     /// Opens or makes the tree in `dir`. An error means that its content cannot be used.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Tree, StoreError> {
         fs::create_dir_all(dir).map_err(|source| failed("making", dir, source))?;
         sweep(dir).map_err(|source| failed("sweeping", dir, source))?;
-        let path = dir.to_owned();
-        // sled panics on a damaged file; a thread of its own turns that into an error.
-        let opened = std::thread::Builder::new()
-            .name("index-open".into())
-            .spawn(move || {
-                let db = sled::Config::new()
-                    .path(&path)
-                    .cache_capacity(cache_bytes)
-                    .flush_every_ms(None)
-                    .use_compression(false)
-                    .open()?;
-                let tree = db.open_tree(b"posthaste")?;
-                Ok::<_, sled::Error>((db, tree))
-            })
-            .map_err(|source| failed("opening", dir, source))?
-            .join();
-        let (db, tree) = match opened {
-            Ok(Ok(pair)) => pair,
-            Ok(Err(error)) => return Err(StoreError::Index(error.to_string())),
-            Err(_) => return Err(StoreError::Index("sled panicked while opening".into())),
+        if dir.join(SUSPECT).exists() {
+            return Err(StoreError::Index("it was found damaged while in use".into()));
+        }
+        let (db, tree) = match load(dir, cache_bytes) {
+            Ok(pair) => pair,
+            // A snapshot only shortens recovery: without it sled reads its whole log.
+            Err(error) if remove(dir, |name| name.starts_with("snap.")).is_ok_and(|removed| removed > 0) => {
+                tracing::warn!(%error, "the index does not open with its snapshot: trying without");
+                load(dir, cache_bytes)?
+            }
+            Err(error) => return Err(error),
         };
         let file_path = dir.join("db");
         let file = File::open(&file_path).map_err(|source| failed("opening", &file_path, source))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(|source| failed("syncing", dir, source))?;
-        Ok(Tree { opened: Some(Opened { tree, db }), file })
+        Ok(Tree { opened: Some(Opened { tree, db }), file, guard: Guard::new(dir) })
     }
 
     fn opened(&self) -> &Opened {
         self.opened.as_ref().expect("there until dropped")
     }
 
+    /// What went wrong with sled, where something did: nothing it says can be relied on any more.
+    pub(crate) fn fault(&self) -> Option<StoreError> {
+        self.guard.fault.get().map(|text| StoreError::Index(text.clone()))
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.opened().tree.get(key).map_err(refused)?.map(|value| value.to_vec()))
+        Ok(self.guard.run(|| self.opened().tree.get(key))?.map(|value| value.to_vec()))
     }
 
     /// The pairs from `from` (inclusive) to `to` (exclusive); the iterator runs from either end.
-    pub(crate) fn range(
-        &self,
-        from: &[u8],
-        to: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<Pair, StoreError>> + use<> {
-        self.opened().tree.range::<&[u8], _>(from..to).map(|pair| {
-            let (key, value) = pair.map_err(refused)?;
-            Ok((key.to_vec(), value.to_vec()))
-        })
+    pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> Range {
+        let pairs = self.guard.run(|| Ok(self.opened().tree.range::<&[u8], _>(from..to)));
+        let (pairs, fault) = match pairs {
+            Ok(pairs) => (Some(pairs), None),
+            Err(fault) => (None, Some(fault)),
+        };
+        Range { pairs, fault, guard: self.guard.clone() }
     }
 
     /// Writes in order, a batch at a time; a crash may leave any number of whole batches.
@@ -103,19 +130,20 @@ impl Tree {
             }
             operations += 1;
             if operations == BATCH_OPERATIONS_MAX {
-                self.opened().tree.apply_batch(std::mem::take(&mut batch)).map_err(refused)?;
+                let full = std::mem::take(&mut batch);
+                self.guard.run(|| self.opened().tree.apply_batch(full))?;
                 operations = 0;
             }
         }
         if operations > 0 {
-            self.opened().tree.apply_batch(batch).map_err(refused)?;
+            self.guard.run(|| self.opened().tree.apply_batch(batch))?;
         }
         Ok(())
     }
 
     /// Makes everything written so far durable. sled's own flush leaves that to chance.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.opened().db.flush().map_err(refused)?;
+        self.guard.run(|| self.opened().db.flush())?;
         self.file.sync_data().map_err(|source| StoreError::Io { context: "syncing the index".into(), source })
     }
 }
@@ -130,36 +158,171 @@ impl Drop for Tree {
     }
 }
 
-/// Moves a tree that cannot be used out of the way; where to.
-pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
-    for attempt in 1.. {
-        let aside = dir.with_extension(format!("broken-{attempt}"));
-        if !aside.exists() {
-            fs::rename(dir, &aside).map_err(|source| failed("moving aside", dir, source))?;
-            return Ok(aside);
+/// Pairs in order, from either end. Ends after an error.
+pub(crate) struct Range {
+    pairs: Option<sled::Iter>,
+    fault: Option<StoreError>,
+    guard: Guard,
+}
+
+impl Range {
+    fn step(
+        &mut self,
+        step: impl FnOnce(&mut sled::Iter) -> Option<sled::Result<(sled::IVec, sled::IVec)>>,
+    ) -> Option<Result<Pair, StoreError>> {
+        if let Some(fault) = self.fault.take() {
+            return Some(Err(fault));
+        }
+        let pairs = self.pairs.as_mut()?;
+        match self.guard.run(|| step(pairs).transpose()) {
+            Ok(pair) => pair.map(|(key, value)| Ok((key.to_vec(), value.to_vec()))),
+            Err(error) => {
+                self.pairs = None;
+                Some(Err(error))
+            }
         }
     }
-    unreachable!("some name is free")
+}
+
+impl Iterator for Range {
+    type Item = Result<Pair, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(Iterator::next)
+    }
+}
+
+impl DoubleEndedIterator for Range {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(DoubleEndedIterator::next_back)
+    }
+}
+
+/// Opens sled. It panics on a damaged file; a thread of its own turns that into an error.
+fn load(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree), StoreError> {
+    let path = dir.to_owned();
+    let opened = std::thread::Builder::new()
+        .name("index-open".into())
+        .spawn(move || {
+            let db = sled::Config::new()
+                .path(&path)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(None)
+                .use_compression(false)
+                .open()?;
+            let tree = db.open_tree(b"posthaste")?;
+            Ok::<_, sled::Error>((db, tree))
+        })
+        .map_err(|source| failed("opening", dir, source))?
+        .join();
+    match opened {
+        Ok(Ok(pair)) => Ok(pair),
+        Ok(Err(error)) => Err(StoreError::Index(error.to_string())),
+        Err(_) => Err(StoreError::Index("sled panicked while opening".into())),
+    }
+}
+
+/// Moves a tree that cannot be used out of the way, in place of the one moved last; where to. One is enough to
+/// look at, and a disk that rots must not fill up with them.
+pub(crate) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
+    let aside = dir.with_extension("broken");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", &aside, error)),
+        _ => {}
+    }
+    match fs::rename(dir, &aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("moving aside", dir, error)),
+        _ => Ok(aside),
+    }
 }
 
 /// A kill during sled's recovery leaves a snapshot half written, which sled then takes for the newest
 /// and refuses to open (spacejam/sled#1527).
 fn sweep(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|n| n.starts_with("snap.") && n.ends_with(".generating")) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+    remove(dir, |name| name.starts_with("snap.") && name.ends_with(".generating")).map(drop)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
-fn refused(error: sled::Error) -> StoreError {
-    StoreError::Index(error.to_string())
+/// Removes the files whose name is `unwanted`; how many there were.
+fn remove(dir: &Path, unwanted: impl Fn(&str) -> bool) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&unwanted) {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 fn failed(doing: &str, path: &Path, source: io::Error) -> StoreError {
     StoreError::Io { context: format!("{doing} {}", path.display()), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Tree) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let tree = Tree::open(dir.path(), 1 << 20).expect("a fresh tree opens");
+        (dir, tree)
+    }
+
+    #[test]
+    fn a_panic_of_sled_is_an_error_and_the_next_start_distrusts_the_tree() {
+        let (dir, tree) = tree();
+        let broken: Result<(), _> = tree.guard.run(|| panic!("as sled does on a damaged page"));
+        assert!(matches!(broken, Err(StoreError::Index(_))));
+        assert!(tree.fault().is_some());
+        drop(tree);
+        assert!(Tree::open(dir.path(), 1 << 20).is_err());
+        set_aside(dir.path()).expect("it can be moved");
+        assert!(Tree::open(dir.path(), 1 << 20).is_ok(), "a fresh one takes its place");
+    }
+
+    #[test]
+    fn a_full_disk_does_not_make_the_tree_suspect() {
+        let (dir, tree) = tree();
+        let full: Result<(), _> = tree.guard.run(|| Err(sled::Error::Io(io::ErrorKind::StorageFull.into())));
+        assert!(full.is_err() && tree.fault().is_some());
+        drop(tree);
+        assert!(Tree::open(dir.path(), 1 << 20).is_ok());
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_recovery_are_swept_before_opening() {
+        let (dir, tree) = tree();
+        tree.apply([(b"k".to_vec(), Some(b"v".to_vec()))]).expect("written");
+        tree.sync().expect("synced");
+        drop(tree);
+        fs::write(dir.path().join("snap.00000000FFFFFFFF.generating"), b"").expect("written");
+        let tree = Tree::open(dir.path(), 1 << 20).expect("opens all the same");
+        assert_eq!(tree.get(b"k").expect("readable"), Some(b"v".to_vec()));
+    }
+
+    #[test]
+    fn a_torn_snapshot_costs_time_and_not_the_tree() {
+        let (dir, tree) = tree();
+        tree.apply([(b"k".to_vec(), Some(b"v".to_vec()))]).expect("written");
+        tree.sync().expect("synced");
+        drop(tree);
+        fs::write(dir.path().join("snap.00000000FFFFFFFF"), b"torn").expect("written");
+        let tree = Tree::open(dir.path(), 1 << 20).expect("opens all the same");
+        assert_eq!(tree.get(b"k").expect("readable"), Some(b"v".to_vec()));
+    }
+
+    #[test]
+    fn only_the_newest_broken_tree_is_kept() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let index = dir.path().join("index");
+        for round in ["1", "2"] {
+            fs::create_dir(&index).expect("made");
+            fs::write(index.join(round), b"").expect("written");
+            set_aside(&index).expect("it can be moved");
+        }
+        let left: Vec<_> = fs::read_dir(dir.path()).expect("readable").map(|e| e.expect("readable").path()).collect();
+        assert_eq!(left, [dir.path().join("index.broken")]);
+        assert!(left[0].join("2").exists());
+    }
 }

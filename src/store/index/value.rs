@@ -112,5 +112,5 @@ pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, StoreError> {
 
 /// The index disagrees with itself.
 pub(crate) fn damaged(what: &str) -> StoreError {
-    StoreError::Index(format!("{what}; stop the product and move the `index` directory away: it is made anew"))
+    StoreError::Index(format!("{what}; stop the product and make the index anew with `posthaste store rebuild`"))
 }

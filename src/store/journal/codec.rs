@@ -133,6 +133,10 @@ impl SettledV1 {
         }
     }
 
+    pub(crate) fn event_type(&self) -> Decoded<EventType> {
+        EventType::from_code(self.event_type).ok_or_else(|| unknown("event type"))
+    }
+
     pub(crate) fn statuses(&self) -> Decoded<(Status, Status)> {
         let status = |code| Status::from_code(code).ok_or_else(|| unknown("status"));
         Ok((status(self.old_status)?, status(self.status)?))
@@ -145,7 +149,7 @@ impl SettledV1 {
             event: EventId::from_u128(self.event),
             endpoint: EndpointId(self.endpoint),
             merchant: merchant(&self.merchant)?,
-            event_type: EventType::from_code(self.event_type).ok_or_else(|| unknown("event type"))?,
+            event_type: self.event_type()?,
             resource: self.resource,
             sequence: self.sequence,
             location: Location(self.event_location),
@@ -428,7 +432,7 @@ impl KeyV1 {
     }
 }
 
-fn merchant(text: &str) -> Decoded<MerchantId> {
+pub(crate) fn merchant(text: &str) -> Decoded<MerchantId> {
     text.parse().map_err(|_| unknown("merchant id"))
 }
 

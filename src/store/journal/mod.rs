@@ -1,11 +1,14 @@
 //! The journal: append-only segments, group commit, replay. The truth of the store.
 //!
-//! Never retries a failed write or sync, never reads a record it has not checked, never interprets one.
+//! Never retries a failed sync, never reads a record it has not checked, never interprets one.
 
+pub(crate) mod carried;
 pub(crate) mod codec;
-mod record;
-mod recovery;
-mod segment;
+pub(crate) mod record;
+pub(crate) mod recovery;
+pub(crate) mod segment;
+pub(crate) mod survey;
+pub(crate) mod walk;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,11 +16,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::model::Location;
+use crate::model::{Location, Timestamp};
 
 pub(crate) use record::{Header, Kind};
 pub(crate) use recovery::{OpenError, Start, open};
 pub(crate) use segment::{Record, Segments};
+
+use segment::Head;
+
+/// Makes room on a full disk. False where there is none to be made.
+pub(crate) type MakeRoom = Box<dyn FnMut() -> bool + Send>;
 
 /// Appends records to the last segment. One thread owns it.
 pub(crate) struct Journal {
@@ -31,7 +39,7 @@ pub(crate) struct Journal {
     number: u64,
     batch: Vec<u8>,
     segment_bytes: u32,
-    total_bytes: u64,
+    make_room: MakeRoom,
 }
 
 impl Journal {
@@ -49,11 +57,6 @@ impl Journal {
         self.batch.len()
     }
 
-    /// Bytes of all segments.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        self.total_bytes
-    }
-
     /// For reading at a location.
     pub(crate) fn segments(&self) -> Arc<Segments> {
         Arc::clone(&self.segments)
@@ -64,41 +67,68 @@ impl Journal {
         (Location::at(self.segment, self.offset), self.number)
     }
 
-    /// Makes the group commit durable: one write, one `fdatasync`. After an error nothing is known about
-    /// the file, and the caller must end the process: the kernel may have dropped the dirty pages, so a
-    /// second sync that succeeds proves nothing (fsyncgate, PostgreSQL 2018).
-    pub(crate) fn commit(&mut self) -> io::Result<()> {
+    /// Makes the group commit durable: one write, one `fdatasync`; the bytes by which the journal grew. After
+    /// an error nothing is known about the file, and the caller must end the process: the kernel may have
+    /// dropped the dirty pages, so a second sync that succeeds proves nothing (fsyncgate, PostgreSQL 2018).
+    pub(crate) fn commit(&mut self, now: Timestamp) -> io::Result<u64> {
         if self.batch.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        self.file.write_all_at(&self.batch, u64::from(self.offset))?;
+        self.write()?;
         self.file.sync_data()?;
         let len = u32::try_from(self.batch.len()).expect("a group commit is bounded far under 4 GiB");
         self.offset += len;
-        self.total_bytes += u64::from(len);
         self.batch.clear();
+        let mut grown = u64::from(len);
         if self.offset >= self.segment_bytes {
-            self.roll()?;
+            grown += self.roll(now, self.segments.first())?;
         }
-        Ok(())
+        Ok(grown)
     }
 
-    fn roll(&mut self) -> io::Result<()> {
+    /// Ends the segment and says, durably, that nothing before segment `first` counts any more; the bytes by
+    /// which the journal grew.
+    pub(crate) fn keep_from(&mut self, first: u32, now: Timestamp) -> io::Result<u64> {
+        assert!(self.batch.is_empty(), "a group commit stands in one segment");
+        assert!(first <= self.segment, "the last segment is always kept");
+        let grown = self.roll(now, first)?;
+        self.segments.keep_from(first);
+        Ok(grown)
+    }
+
+    /// A write that finds the disk full is taken again once there is room: nothing of it was synced, nothing
+    /// acknowledged, and it replaces its own bytes.
+    fn write(&mut self) -> io::Result<()> {
+        loop {
+            match self.file.write_all_at(&self.batch, u64::from(self.offset)) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && (self.make_room)() => {}
+                written => return written,
+            }
+        }
+    }
+
+    fn roll(&mut self, now: Timestamp, first: u32) -> io::Result<u64> {
         let number = self.segment + 1;
-        self.file = Arc::new(create(&self.dir, number)?);
-        self.segments.insert(number, Arc::clone(&self.file));
+        let head = Head { first, made_at: Some(now) };
+        let file = loop {
+            match create(&self.dir, number, head) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && (self.make_room)() => {}
+                made => break Arc::new(made?),
+            }
+        };
+        self.segments.insert(number, Arc::clone(&file), Some(now));
+        self.file = file;
         self.segment = number;
         self.offset = segment::HEAD_LEN;
-        self.total_bytes += u64::from(segment::HEAD_LEN);
-        Ok(())
+        Ok(u64::from(segment::HEAD_LEN))
     }
 }
 
 /// Makes a new segment, durably: its head, then its name in the directory.
-fn create(dir: &Path, number: u32) -> io::Result<File> {
+pub(crate) fn create(dir: &Path, number: u32, head: Head) -> io::Result<File> {
     let path = segment::path(dir, number);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    file.write_all_at(&segment::head(number), 0)?;
+    file.write_all_at(&segment::encode_head(number, head), 0)?;
     file.sync_all()?;
     sync_dir(dir)?;
     Ok(file)

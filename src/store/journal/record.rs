@@ -6,7 +6,7 @@
 //! offset  size
 //!      0     4  length of the payload                                   u32 little-endian
 //!      4     2  length of the meta                                      u16
-//!      6     1  kind (1 event accepted, 2 settled, 3 changes)
+//!      6     1  kind (1 event accepted, 2 settled, 3 changes, 4 event carried, 5 attempt carried, 6 kept, 7 lost)
 //!      7     1  version of the body's layout
 //!      8     4  where in this segment the record's group commit begins  u32
 //!     12     4  flags, 0 (bit 0 is kept for encryption)                 u32
@@ -18,12 +18,18 @@
 //!
 //! Two checksums, so that a line of history costs the meta alone. The begin of the group commit tells a
 //! torn tail from damage: whatever stands before the begin of any later commit had been synced.
+//!
+//! A kind or flag that is not known here is still a record: its checksums are checked, so that what a newer
+//! version wrote is never taken for a torn tail and cut.
 
 /// Bytes before the meta.
-pub(super) const HEADER_LEN: usize = 32;
+pub(crate) const HEADER_LEN: usize = 32;
 
 /// The longest payload that a reader believes, in bytes.
-pub(super) const PAYLOAD_LEN_MAX: usize = 32 << 20;
+pub(crate) const PAYLOAD_LEN_MAX: usize = 32 << 20;
+
+/// What stands in the place of lost records. No header begins with it.
+pub(crate) const FILLER: u8 = b'#';
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +40,47 @@ pub(crate) enum Kind {
     Settled,
     /// Configuration changed.
     Changed,
+    /// An event that outlives its segment, with its delivery's state.
+    Carried,
+    /// An attempt of such an event.
+    CarriedAttempt,
+    /// What else outlives its segment: configuration, sequences, producers' keys.
+    Kept,
+    /// Filler over records whose loss the operator accepted.
+    Lost,
+    /// Written by a newer version.
+    Unknown(u8),
 }
 
 impl Kind {
+    const KNOWN: [Kind; 7] =
+        [Kind::Accepted, Kind::Settled, Kind::Changed, Kind::Carried, Kind::CarriedAttempt, Kind::Kept, Kind::Lost];
+
     fn code(self) -> u8 {
         match self {
             Kind::Accepted => 1,
             Kind::Settled => 2,
             Kind::Changed => 3,
+            Kind::Carried => 4,
+            Kind::CarriedAttempt => 5,
+            Kind::Kept => 6,
+            Kind::Lost => 7,
+            Kind::Unknown(code) => code,
         }
     }
 
-    fn from_code(code: u8) -> Option<Kind> {
-        [Kind::Accepted, Kind::Settled, Kind::Changed].into_iter().find(|k| k.code() == code)
+    fn from_code(code: u8) -> Kind {
+        Kind::KNOWN.into_iter().find(|k| k.code() == code).unwrap_or(Kind::Unknown(code))
+    }
+
+    /// Whether an event stands in such a record, payload and all.
+    pub(crate) fn is_event(self) -> bool {
+        matches!(self, Kind::Accepted | Kind::Carried)
+    }
+
+    /// Whether an attempt stands in such a record.
+    pub(crate) fn is_attempt(self) -> bool {
+        matches!(self, Kind::Settled | Kind::CarriedAttempt)
     }
 }
 
@@ -60,12 +94,18 @@ pub(crate) struct Header {
     /// Offset in the segment.
     pub(crate) batch_start: u32,
     pub(crate) number: u64,
+    flags: u32,
     meta_crc: u32,
     payload_crc: u32,
     covered: [u8; 24],
 }
 
 impl Header {
+    /// Whether this version can read the body.
+    pub(crate) fn is_understood(&self) -> bool {
+        self.flags == 0 && self.version == super::codec::VERSION && !matches!(self.kind, Kind::Unknown(_))
+    }
+
     /// Bytes of the whole record.
     pub(crate) fn record_len(&self) -> usize {
         HEADER_LEN + self.meta_len + self.payload_len
@@ -87,7 +127,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Header> {
     let bytes: &[u8; HEADER_LEN] = bytes.get(..HEADER_LEN)?.try_into().ok()?;
     let u32_at = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
     let payload_len = usize::try_from(u32_at(0)).ok()?;
-    if payload_len > PAYLOAD_LEN_MAX || u32_at(12) != 0 {
+    if payload_len > PAYLOAD_LEN_MAX || bytes[6] == 0 || bytes[7] == 0 {
         return None;
     }
     let mut covered = [0; 24];
@@ -95,12 +135,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Header> {
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[16..24]);
     Some(Header {
-        kind: Kind::from_code(bytes[6])?,
+        kind: Kind::from_code(bytes[6]),
         version: bytes[7],
         meta_len: usize::from(u16::from_le_bytes([bytes[4], bytes[5]])),
         payload_len,
         batch_start: u32_at(8),
         number: u64::from_le_bytes(number),
+        flags: u32_at(12),
         meta_crc: u32_at(24),
         payload_crc: u32_at(28),
         covered,
@@ -109,7 +150,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Header> {
 
 /// Appends a record to `buffer`. The caller keeps the meta under 64 KiB and the payload under
 /// `PAYLOAD_LEN_MAX`.
-pub(super) fn encode(
+pub(crate) fn encode(
     buffer: &mut Vec<u8>,
     kind: Kind,
     version: u8,
@@ -152,6 +193,17 @@ mod tests {
             });
             assert!(!intact, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_a_record_that_is_not_understood() {
+        let mut record = Vec::new();
+        encode(&mut record, Kind::Unknown(99), 1, 24, 5, b"m", b"p");
+        let header = decode(&record).expect("a record");
+        assert!(header.covers_meta(b"m") && header.covers_payload(b"p") && !header.is_understood());
+        record.clear();
+        encode(&mut record, Kind::Accepted, 2, 24, 5, b"m", b"p");
+        assert!(!decode(&record).expect("a record").is_understood());
     }
 
     #[test]

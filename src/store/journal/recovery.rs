@@ -5,12 +5,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::segment::{self, BadHead, HEAD_LEN, Scanned, Scanner};
-use super::{Journal, Record, Segments, create, record, sync_dir};
-use crate::model::Location;
+use super::segment::{self, BadHead, HEAD_LEN, Head, Scanned, Scanner};
+use super::survey::{self, Found};
+use super::{Journal, Kind, MakeRoom, Record, Segments, create, sync_dir};
+use crate::model::{Location, Timestamp};
 
 /// Why the journal could not be opened. Nothing was changed on disk.
 #[derive(Debug, thiserror::Error)]
@@ -19,16 +21,21 @@ pub(crate) enum OpenError {
     Io { context: String, source: io::Error },
     #[error(
         "{file}: bytes {from} to {to} are damaged ({reason}). These records had been acknowledged, so the start \
-         stops here rather than lose them silently. Restore the data directory from a backup"
+         stops here rather than lose them silently. Restore the data directory from a backup, or see with \
+         `posthaste store verify` what is lost and accept it with `posthaste store rebuild --accept-loss`"
     )]
     Damaged { file: PathBuf, from: u64, to: u64, reason: String },
-    #[error("{dir}: segment {number} of the journal is missing. Restore the data directory from a backup")]
+    #[error(
+        "{dir}: segment {number} of the journal is missing. Restore the data directory from a backup, or accept \
+         the loss of all that stood in it with `posthaste store rebuild --accept-loss`"
+    )]
     Missing { dir: PathBuf, number: u32 },
     #[error("{file}: written by a newer version (format {major}); start that version instead")]
     Newer { file: PathBuf, major: u8 },
     #[error(
         "{dir}: the index covers the journal up to byte {offset} of segment {segment}, but the journal ends before \
-         it: acknowledged records are gone. Restore the data directory from a backup"
+         it: acknowledged records are gone. Restore the data directory from a backup, or accept the loss with \
+         `posthaste store rebuild --accept-loss`"
     )]
     Behind { dir: PathBuf, segment: u32, offset: u32 },
     #[error("{file}: record at byte {offset} cannot be understood: {reason}")]
@@ -49,63 +56,63 @@ pub(crate) fn open(
     dir: &Path,
     segment_bytes: u32,
     start: Start,
+    now: Timestamp,
+    make_room: MakeRoom,
     mut replay: impl FnMut(Location, &Record) -> Result<(), String>,
 ) -> Result<Journal, OpenError> {
     fs::create_dir_all(dir).map_err(|source| failed("making", dir, source))?;
-    let numbers = list(dir)?;
+    let found = survey::segments(dir).map_err(|source| failed("reading", dir, source))?;
     let segments = Arc::new(Segments::new(dir.to_owned()));
-    let Some((&first, &last)) = numbers.first().zip(numbers.last()) else {
-        if let Start::At(location, _) = start {
-            return Err(OpenError::Behind {
-                dir: dir.to_owned(),
-                segment: location.segment(),
-                offset: location.offset(),
-            });
-        }
-        return begin(dir, segment_bytes, segments);
-    };
-    let mut total_bytes = 0;
-    let mut cursor = Cursor::new(start, first);
-    let mut end = HEAD_LEN;
-    for number in first..=last {
-        let file = open_segment(dir, number, number == last)?;
-        total_bytes += file.metadata().map_err(|source| failed("reading", &segment::path(dir, number), source))?.len();
-        segments.insert(number, Arc::clone(&file));
-        if number >= cursor.segment {
-            end = cursor.replay_segment(dir, file, number, number == last, &mut replay)?;
+    let first_kept = check(dir, &found, start)?;
+    let Some(last) = found.last() else { return begin(dir, segment_bytes, segments, now, make_room) };
+    let mut cursor = Cursor::new(start, found[0].number);
+    for found in &found {
+        let made_at = match found.head {
+            Ok(head) => head.made_at.or_else(|| modified_at(&found.file)),
+            Err(_) => Some(now),
+        };
+        segments.insert(found.number, Arc::clone(&found.file), made_at);
+        if found.is_unborn() {
+            (cursor.end, cursor.commit_start) = (HEAD_LEN, None);
+        } else if found.number >= cursor.segment {
+            cursor.replay_segment(found, found.number == last.number, &mut replay)?;
         }
     }
     if let Start::At(location, _) = start
-        && Location::at(last, end) < location
+        && Location::at(last.number, cursor.end) < location
     {
-        return Err(OpenError::Behind { dir: dir.to_owned(), segment: location.segment(), offset: location.offset() });
+        return Err(behind(dir, location));
     }
-    let path = segment::path(dir, last);
-    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| failed("opening", &path, e))?;
-    cut(&file, end).map_err(|source| failed("cutting the torn tail of", &path, source))?;
-    let file = Arc::new(file);
-    segments.insert(last, Arc::clone(&file));
+    segments.keep_from(first_kept);
+    let file = Arc::new(adopt(dir, last, &cursor, Head { first: first_kept, made_at: Some(now) })?);
+    segments.insert(last.number, Arc::clone(&file), last.head.ok().and_then(|head| head.made_at).or(Some(now)));
     Ok(Journal {
         dir: dir.to_owned(),
         segments,
         file,
-        segment: last,
-        offset: end,
+        segment: last.number,
+        offset: cursor.end,
         number: cursor.number.unwrap_or(1),
         batch: Vec::new(),
         segment_bytes,
-        total_bytes,
+        make_room,
     })
 }
 
-fn begin(dir: &Path, segment_bytes: u32, segments: Arc<Segments>) -> Result<Journal, OpenError> {
+fn begin(
+    dir: &Path,
+    segment_bytes: u32,
+    segments: Arc<Segments>,
+    now: Timestamp,
+    make_room: MakeRoom,
+) -> Result<Journal, OpenError> {
     let path = segment::path(dir, 1);
-    let file = create(dir, 1).map_err(|source| failed("making", &path, source))?;
+    let file = create(dir, 1, Head { first: 1, made_at: Some(now) });
+    let file = Arc::new(file.map_err(|source| failed("making", &path, source))?);
     if let Some(parent) = dir.parent() {
         sync_dir(parent).map_err(|source| failed("syncing", parent, source))?;
     }
-    let file = Arc::new(file);
-    segments.insert(1, Arc::clone(&file));
+    segments.insert(1, Arc::clone(&file), Some(now));
     Ok(Journal {
         dir: dir.to_owned(),
         segments,
@@ -115,44 +122,39 @@ fn begin(dir: &Path, segment_bytes: u32, segments: Arc<Segments>) -> Result<Jour
         number: 1,
         batch: Vec::new(),
         segment_bytes,
-        total_bytes: u64::from(HEAD_LEN),
+        make_room,
     })
 }
 
-/// The numbers of the segments, in order, without a hole.
-fn list(dir: &Path) -> Result<Vec<u32>, OpenError> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|source| failed("listing", dir, source))? {
-        let name = entry.map_err(|source| failed("listing", dir, source))?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_suffix(".seg")).and_then(|n| n.parse::<u32>().ok());
-        numbers.extend(number);
-    }
-    numbers.sort_unstable();
-    for pair in numbers.windows(2) {
-        if pair[1] != pair[0] + 1 {
-            return Err(OpenError::Missing { dir: dir.to_owned(), number: pair[0] + 1 });
-        }
-    }
-    Ok(numbers)
-}
-
-fn open_segment(dir: &Path, number: u32, last: bool) -> Result<Arc<File>, OpenError> {
-    let path = segment::path(dir, number);
-    let file = File::open(&path).map_err(|source| failed("opening", &path, source))?;
-    match segment::check_head(&file, number) {
-        Ok(()) => Ok(Arc::new(file)),
-        Err(BadHead::Newer(major)) => Err(OpenError::Newer { file: path, major }),
-        Err(BadHead::Unreadable) => {
-            // A crash while the segment was being made leaves a short or zeroed head and no record.
-            let len = file.metadata().map_err(|source| failed("reading", &path, source))?.len();
-            if last && len <= u64::from(HEAD_LEN) {
-                let file = create(dir, number).map_err(|source| failed("making", &path, source))?;
-                return Ok(Arc::new(file));
+/// Checks that every segment which must be there is, with a head that can be read; the first that is kept.
+fn check(dir: &Path, found: &[Found], start: Start) -> Result<u32, OpenError> {
+    let Some((first, last)) = found.first().zip(found.last()) else {
+        return match start {
+            Start::First => Ok(1),
+            Start::At(location, _) => Err(behind(dir, location)),
+        };
+    };
+    for found in found {
+        match found.head {
+            Ok(_) => {}
+            Err(BadHead::Newer(major)) => return Err(OpenError::Newer { file: found.path.clone(), major }),
+            Err(BadHead::Unreadable) if found.number == last.number && found.is_unborn() => {}
+            Err(BadHead::Unreadable) => {
+                let reason = "the head of the segment does not match its checksum".to_owned();
+                return Err(OpenError::Damaged { file: found.path.clone(), from: 0, to: u64::from(HEAD_LEN), reason });
             }
-            let reason = "the head of the segment does not match its checksum".to_owned();
-            Err(OpenError::Damaged { file: path, from: 0, to: u64::from(HEAD_LEN), reason })
         }
     }
+    let first_kept = survey::first_kept(found);
+    if first.number > first_kept {
+        return Err(OpenError::Missing { dir: dir.to_owned(), number: first_kept });
+    }
+    for pair in found.windows(2) {
+        if pair[1].number != pair[0].number + 1 {
+            return Err(OpenError::Missing { dir: dir.to_owned(), number: pair[0].number + 1 });
+        }
+    }
+    Ok(first_kept)
 }
 
 /// Where replay stands.
@@ -161,65 +163,79 @@ struct Cursor {
     offset: u32,
     /// The number that the next record must have; `None` before the first.
     number: Option<u64>,
+    /// The end of the last good record of the segment last looked at, and where its group commit began.
+    end: u32,
+    commit_start: Option<u32>,
 }
 
 impl Cursor {
     fn new(start: Start, first: u32) -> Cursor {
-        match start {
-            Start::First => Cursor { segment: first, offset: HEAD_LEN, number: None },
-            Start::At(location, number) => {
-                Cursor { segment: location.segment(), offset: location.offset(), number: Some(number) }
-            }
-        }
+        let (segment, offset, number) = match start {
+            Start::First => (first, HEAD_LEN, None),
+            Start::At(location, number) => (location.segment(), location.offset(), Some(number)),
+        };
+        Cursor { segment, offset, number, end: HEAD_LEN, commit_start: None }
     }
 
-    /// Replays one segment; the offset after its last good record.
+    /// Replays one segment.
     fn replay_segment(
         &mut self,
-        dir: &Path,
-        file: Arc<File>,
-        number: u32,
+        found: &Found,
         last: bool,
         replay: &mut impl FnMut(Location, &Record) -> Result<(), String>,
-    ) -> Result<u32, OpenError> {
-        let from = if number == self.segment { self.offset } else { HEAD_LEN };
-        let path = segment::path(dir, number);
-        let mut scanner = Scanner::new(Arc::clone(&file), number, from);
+    ) -> Result<(), OpenError> {
+        let path = &found.path;
+        let from = if found.number == self.segment { self.offset } else { HEAD_LEN };
+        if u64::from(from) > found.len {
+            return self.ends_early(found, last, from);
+        }
+        let mut scanner = Scanner::new(Arc::clone(&found.file), found.number, from);
+        self.commit_start = None;
         loop {
             let at = scanner.offset();
-            let scanned = scanner.next().map_err(|source| failed("reading", &path, source))?;
-            match scanned {
-                Scanned::End => break,
+            self.end = u32::try_from(at).map_err(|_| failed("reading", path, io::Error::other("longer than 4 GiB")))?;
+            match scanner.next().map_err(|source| failed("reading", path, source))? {
+                Scanned::End => return Ok(()),
                 Scanned::Record(location, record) => {
-                    self.check_number(&path, at, record.header.number)?;
+                    self.check_number(path, at, &record)?;
+                    self.commit_start = Some(record.header.batch_start);
                     replay(location, &record).map_err(|reason| OpenError::Undecodable {
                         file: path.clone(),
                         offset: location.offset(),
                         reason,
                     })?;
                 }
-                Scanned::Bad if last => {
-                    refuse_if_synced(&path, &file, at, self.number)?;
-                    return offset_u32(&path, at);
-                }
+                Scanned::Bad if last => return refuse_if_synced(path, &found.file, at, self.number),
                 Scanned::Bad => {
-                    let to = file.metadata().map_err(|source| failed("reading", &path, source))?.len();
                     let reason = "a record does not match its checksum".to_owned();
-                    return Err(OpenError::Damaged { file: path, from: at, to, reason });
+                    return Err(OpenError::Damaged { file: path.clone(), from: at, to: found.len, reason });
                 }
             }
         }
-        offset_u32(&path, scanner.offset())
     }
 
-    fn check_number(&mut self, path: &Path, at: u64, found: u64) -> Result<(), OpenError> {
+    /// The segment ends before the place up to which the index covers it.
+    fn ends_early(&mut self, found: &Found, last: bool, from: u32) -> Result<(), OpenError> {
+        self.end = u32::try_from(found.len).unwrap_or(from);
+        if last {
+            return Ok(());
+        }
+        let reason = "the segment ends too early".to_owned();
+        Err(OpenError::Damaged { file: found.path.clone(), from: found.len, to: u64::from(from), reason })
+    }
+
+    fn check_number(&mut self, path: &Path, at: u64, record: &Record) -> Result<(), OpenError> {
+        let found = record.header.number;
+        let stands_for_more = record.header.kind == Kind::Lost;
         if let Some(expected) = self.number
             && found != expected
+            && !(stands_for_more && found + 1 >= expected)
         {
             let reason = format!("record {found} stands where record {expected} should");
-            return Err(OpenError::Damaged { file: path.to_owned(), from: at, to: at, reason });
+            let to = at + record.header.record_len() as u64;
+            return Err(OpenError::Damaged { file: path.to_owned(), from: at, to, reason });
         }
-        self.number = Some(found + 1);
+        self.number = self.number.max(Some(found + 1));
         Ok(())
     }
 }
@@ -227,36 +243,56 @@ impl Cursor {
 /// Looks behind a bad record for an intact one of a later group commit: that one was only written after
 /// the bad bytes had been synced, so they are damage and not a torn tail.
 fn refuse_if_synced(path: &Path, file: &File, bad: u64, next: Option<u64>) -> Result<(), OpenError> {
-    use std::os::unix::fs::FileExt;
-    let len = file.metadata().map_err(|source| failed("reading", path, source))?.len();
-    let mut tail = vec![0; usize::try_from(len.saturating_sub(bad)).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut tail, bad).map_err(|source| failed("reading", path, source))?;
-    let plausible = next.unwrap_or(0)..next.unwrap_or(0).saturating_add(1 << 32);
-    for start in 1..tail.len() {
-        let Some(header) = record::decode(&tail[start..]) else { continue };
-        if u64::from(header.batch_start) <= bad || !plausible.contains(&header.number) {
-            continue;
-        }
-        let meta = tail.get(start + record::HEADER_LEN..start + record::HEADER_LEN + header.meta_len);
-        if meta.is_some_and(|meta| header.covers_meta(meta)) {
+    let later = survey::next_intact(file, bad, next, |header| u64::from(header.batch_start) > bad);
+    match later.map_err(|source| failed("reading", path, source))? {
+        None => Ok(()),
+        Some((to, header)) => {
             let reason = format!("record {} after them is intact and was written later", header.number);
-            return Err(OpenError::Damaged { file: path.to_owned(), from: bad, to: bad + start as u64, reason });
+            Err(OpenError::Damaged { file: path.to_owned(), from: bad, to, reason })
         }
     }
-    Ok(())
 }
 
-/// Removes what stands after `end`, durably, so that it can never be taken for records.
-fn cut(file: &File, end: u32) -> io::Result<()> {
-    if file.metadata()?.len() > u64::from(end) {
-        file.set_len(u64::from(end))?;
-        file.sync_all()?;
+/// Makes the last segment one to append to: what stands after the last good record is removed, so that it
+/// can never be taken for records, and the last group commit is written and synced once more. It was read
+/// from the page cache, and the sync of the process that wrote it may never have happened or have failed:
+/// after a failed one the kernel calls pages clean that the disk never saw. Whatever came before it was synced,
+/// or it would not have been begun.
+fn adopt(dir: &Path, last: &Found, cursor: &Cursor, head: Head) -> Result<File, OpenError> {
+    let path = &last.path;
+    if last.is_unborn() {
+        return create(dir, last.number, head).map_err(|source| failed("making", path, source));
     }
-    Ok(())
+    let work = || {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if file.metadata()?.len() > u64::from(cursor.end) {
+            file.set_len(u64::from(cursor.end))?;
+        }
+        let from = match cursor.commit_start {
+            Some(start) => Some(start).filter(|start| *start < cursor.end),
+            None if cursor.end == HEAD_LEN => Some(0),
+            None => None,
+        };
+        if let Some(from) = from {
+            let mut bytes = vec![0; (cursor.end - from) as usize];
+            file.read_exact_at(&mut bytes, u64::from(from))?;
+            file.write_all_at(&bytes, u64::from(from))?;
+        }
+        file.sync_all()?;
+        sync_dir(dir)?;
+        Ok(file)
+    };
+    work().map_err(|source| failed("taking up", path, source))
 }
 
-fn offset_u32(path: &Path, offset: u64) -> Result<u32, OpenError> {
-    u32::try_from(offset).map_err(|_| failed("reading", path, io::Error::other("longer than 4 GiB")))
+/// When a file was last written: for segments whose head does not say when they were made.
+fn modified_at(file: &File) -> Option<Timestamp> {
+    let since = file.metadata().ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_ms(i64::try_from(since.as_millis()).ok()?))
+}
+
+fn behind(dir: &Path, location: Location) -> OpenError {
+    OpenError::Behind { dir: dir.to_owned(), segment: location.segment(), offset: location.offset() }
 }
 
 fn failed(doing: &str, path: &Path, source: io::Error) -> OpenError {

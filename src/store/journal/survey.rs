@@ -1,0 +1,91 @@
+//! Looking at a journal directory without changing it: which segments there are, what their heads say, and
+//! where the next intact record stands behind a bad one.
+//!
+//! Never decides whether what is missing or bad may be lost.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::record::{self, HEADER_LEN, Header};
+use super::segment::{self, BadHead, HEAD_LEN, Head};
+
+/// How far record numbers may jump over bad bytes: more than a segment can hold.
+const NUMBERS_MAX: u64 = 1 << 32;
+
+/// A segment as it was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) number: u32,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<File>,
+    pub(crate) len: u64,
+    pub(crate) head: Result<Head, BadHead>,
+}
+
+impl Found {
+    /// Whether a crash while it was being made left it without a head: then it never held a record.
+    pub(crate) fn is_unborn(&self) -> bool {
+        self.head == Err(BadHead::Unreadable) && self.len <= u64::from(HEAD_LEN)
+    }
+}
+
+/// The journal's segments in the order of their numbers. Empty where there is no journal.
+pub(crate) fn segments(dir: &Path) -> io::Result<Vec<Found>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|n| n.strip_suffix(".seg")).and_then(|n| n.parse::<u32>().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    numbers.into_iter().map(|number| look(dir, number)).collect()
+}
+
+fn look(dir: &Path, number: u32) -> io::Result<Found> {
+    let path = segment::path(dir, number);
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let file = File::open(&path).map_err(named)?;
+    let len = file.metadata().map_err(named)?.len();
+    let head = segment::read_head(&file, number);
+    Ok(Found { number, path, file: Arc::new(file), len, head })
+}
+
+/// The first segment that must be there: the newest head that can be read says so.
+pub(crate) fn first_kept(segments: &[Found]) -> u32 {
+    segments.iter().rev().find_map(|found| found.head.ok()).map_or(1, |head| head.first)
+}
+
+/// The first intact record after the bad bytes at `bad`, among those that `wanted` takes. `next` is the number
+/// that should stand at `bad`, where it is known.
+pub(crate) fn next_intact(
+    file: &File,
+    bad: u64,
+    next: Option<u64>,
+    wanted: impl Fn(&Header) -> bool,
+) -> io::Result<Option<(u64, Header)>> {
+    let len = file.metadata()?.len();
+    let mut tail = vec![0; usize::try_from(len.saturating_sub(bad)).map_err(io::Error::other)?];
+    file.read_exact_at(&mut tail, bad)?;
+    let plausible = next.unwrap_or(0)..next.map_or(u64::MAX, |next| next.saturating_add(NUMBERS_MAX));
+    for start in 1..tail.len() {
+        let Some(header) = record::decode(&tail[start..]) else { continue };
+        let at = bad + start as u64;
+        if u64::from(header.batch_start) > at || !plausible.contains(&header.number) || !wanted(&header) {
+            continue;
+        }
+        let Some(body) = tail.get(start + HEADER_LEN..start + header.record_len()) else { continue };
+        let (meta, payload) = body.split_at(header.meta_len);
+        if header.covers_meta(meta) && header.covers_payload(payload) {
+            return Ok(Some((at, header)));
+        }
+    }
+    Ok(None)
+}
