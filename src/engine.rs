@@ -16,7 +16,7 @@ use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::model::{Digest, EndpointState, EventId, MerchantId};
+use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Timestamp};
 use crate::outbox::Outbox;
 use crate::policy::retry::Schedule;
 use crate::portal::{self, Portal};
@@ -102,6 +102,7 @@ pub struct Engine {
     /// Figures.
     pub metrics: Metrics,
     resender: Resender,
+    transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     controls: Arc<[mpsc::UnboundedSender<Control>]>,
@@ -138,7 +139,7 @@ impl Engine {
         let pulse = Arc::new(Pulse::new(clock.now()));
         let tools = Arc::new(Tools {
             store: Arc::clone(&store),
-            transport,
+            transport: Arc::clone(&transport),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
@@ -160,6 +161,7 @@ impl Engine {
             portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
             recoveries: Recoveries::new(resender.clone(), History::new(Arc::clone(&store))),
             resender,
+            transport,
             registry,
             feed,
             pulse,
@@ -175,6 +177,11 @@ impl Engine {
     /// Tries an event once more, now, through the same fair queue.
     pub async fn resend(&self, merchant: &MerchantId, event: EventId) -> Result<Resent, ResendFault> {
         self.resender.resend(merchant, event).await
+    }
+
+    /// Until when the certificate of an endpoint's receiver is valid, where one was seen since the start.
+    pub fn certificate_not_after(&self, endpoint: &Endpoint) -> Option<Timestamp> {
+        self.transport.certificate_not_after(endpoint)
     }
 
     /// Figures of the store.

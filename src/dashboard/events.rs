@@ -168,12 +168,15 @@ pub(super) fn read(merchant: &MerchantId, mut query: Query<'_>) -> (Question, Fi
     } else if !filters.resource_id.is_empty() {
         question.resource_id = Some(filters.resource_id.clone());
     }
-    for (given, is_from) in [(&filters.from, true), (&filters.to, false)] {
+    for (given, is_from) in [(&mut filters.from, true), (&mut filters.to, false)] {
         match words::parse_moment(given) {
             Some(at) if is_from => question.first = EventId::floor(at),
             Some(at) => question.last = EventId::floor(at).before(),
             None if given.is_empty() => {}
-            None => errors.push(format!("“{given}” is no time: write it as 2026-01-31T12:00, in UTC.")),
+            // A field for times shows nothing else, so that it goes out empty.
+            None => {
+                errors.push(format!("“{}” is no time: write it as 2026-01-31T12:00, in UTC.", std::mem::take(given)))
+            }
         }
     }
     filters.text = as_query(&question, &filters);

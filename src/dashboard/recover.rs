@@ -73,7 +73,11 @@ pub(super) async fn show(dashboard: Arc<Dashboard>, request: Request) -> Result<
         true => statuses.iter().any(|word| word == status.as_str()),
         false => status == Status::Failed,
     };
-    let (from, to) = shown_period(from.as_deref(), to.as_deref(), dashboard.clock.now());
+    let (from, to) = match &read {
+        Ok(_) => shown_period(from.as_deref(), to.as_deref(), dashboard.clock.now()),
+        // What is no time cannot stand in a field for times.
+        Err(_) => shown_period(None, None, dashboard.clock.now()),
+    };
     let shown = RecoverPage {
         frame,
         has_webhook: dashboard.engine.registry.endpoint_of(merchant).is_some(),

@@ -21,6 +21,9 @@ use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
 const GRACES: [(u64, &str); 4] =
     [(0, "not at all"), (3_600, "for 1 hour"), (SECRET_GRACE_S, "for 24 hours"), (604_800, "for 7 days")];
 
+/// Certificates of usual authorities are renewed earlier than that.
+const CERTIFICATE_SOON_MS: u64 = 14 * 86_400_000;
+
 #[derive(Template)]
 #[template(path = "webhook.html", config = "src/dashboard/templates.toml")]
 struct WebhookPage {
@@ -47,6 +50,8 @@ struct Known {
     is_active: bool,
     secret_hint: Option<String>,
     old_secret_until: Option<String>,
+    /// Of the receiver, and whether it must be renewed soon.
+    certificate: Option<(String, bool)>,
     created: String,
     updated: String,
 }
@@ -280,6 +285,10 @@ impl Known {
             is_active: endpoint.state == EndpointState::Active,
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
             old_secret_until: old.map(|old| words::moment(old.until)),
+            certificate: dashboard.engine.certificate_not_after(endpoint).map(|not_after| {
+                let text = format!("{} ({})", &words::moment(not_after)[..10], words::distance(not_after, now));
+                (text, not_after.since_ms(now) < CERTIFICATE_SOON_MS)
+            }),
             created: words::moment(endpoint.created_at),
             updated: words::moment(endpoint.updated_at),
         }

@@ -25,7 +25,7 @@ pub(super) fn duration(ms: u64) -> String {
     let (s, min) = (ms / 1000, ms / 60_000);
     match (ms, s, min) {
         (0..1_000, _, _) => format!("{ms} ms"),
-        (1_000..10_000, _, _) => format!("{s}.{} s", ms % 1000 / 100),
+        (1_000..10_000, _, _) if ms % 1000 >= 100 => format!("{s}.{} s", ms % 1000 / 100),
         (_, 0..60, _) => format!("{s} s"),
         (_, _, 0..60) => format!("{min} min"),
         (_, _, 60..1_440) => format!("{} h {} min", min / 60, min % 60),
@@ -193,6 +193,7 @@ mod tests {
         for (ms, text) in [
             (0, "0 ms"),
             (999, "999 ms"),
+            (1_000, "1 s"),
             (1_250, "1.2 s"),
             (59_999, "59 s"),
             (60_000, "1 min"),

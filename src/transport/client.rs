@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::answer;
+use super::certificate::Certificates;
 use super::dial::{Budgets, Dialer};
 use super::link::{Body, ExchangeFault, Link};
 use super::pool::{Key, Pool, PoolLimits};
@@ -22,7 +23,7 @@ use super::resolver::Resolver;
 use super::tls;
 use super::{Parcel, Sending, Transport};
 use crate::clock::Clock;
-use crate::model::{self, Attempt, ErrorCode, Outcome, Phases, Sent};
+use crate::model::{self, Attempt, Endpoint, ErrorCode, Outcome, Phases, Sent, Timestamp};
 use crate::policy::egress::{self, Rules, Target};
 use crate::policy::signature;
 
@@ -125,6 +126,7 @@ pub struct HyperTransport {
     dialer: Dialer,
     pool: Pool,
     user_agent: HeaderValue,
+    certificates: Certificates,
 }
 
 impl HyperTransport {
@@ -150,7 +152,7 @@ impl HyperTransport {
         });
         let user_agent = HeaderValue::try_from(user_agent).map_err(|_| SetupFault::UserAgent)?;
         let dialer = Dialer { rules, resolver, tls, budgets, clock: Arc::clone(&clock) };
-        Ok(HyperTransport { limits, clock, dialer, pool, user_agent })
+        Ok(HyperTransport { limits, clock, dialer, pool, user_agent, certificates: Certificates::default() })
     }
 
     /// Closes connections that nobody has used for too long, or that their receivers have closed. To be called
@@ -209,6 +211,9 @@ impl HyperTransport {
             }
         }
         let io = self.dialer.dial(&target, progress).await.map_err(|error| logged(error, &target))?;
+        if let Some(not_after) = progress.certificate_not_after {
+            self.certificates.note(&parcel.endpoint, not_after);
+        }
         progress.stage = Stage::Exchange;
         let mut link = Link::open(io, self.limits.head_bytes_max, self.clock.instant()).await?;
         match self.exchange(&mut link, parcel, &target, progress).await {
@@ -265,6 +270,10 @@ impl Transport for HyperTransport {
     fn send(&self, parcel: Parcel) -> Sending<'_> {
         Box::pin(self.attempt(parcel))
     }
+
+    fn certificate_not_after(&self, endpoint: &Endpoint) -> Option<Timestamp> {
+        self.certificates.not_after(endpoint)
+    }
 }
 
 /// How far an attempt has come; outlives the future that the deadline ends.
@@ -272,6 +281,7 @@ impl Transport for HyperTransport {
 pub(super) struct Progress {
     pub(super) stage: Stage,
     pub(super) phases: Phases,
+    pub(super) certificate_not_after: Option<Timestamp>,
     sent: Option<Sent>,
 }
 

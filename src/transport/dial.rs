@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::Host;
 
+use super::certificate;
 use super::client::{Progress, Stage, micros};
 use super::resolver::Resolver;
 use super::tls;
@@ -115,7 +116,11 @@ impl Dialer {
         let shaken = timeout(self.budgets.tls, self.tls.connect(name, stream)).await;
         progress.phases.tls_us = Some(micros(begun, self.clock.instant()));
         match shaken {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Ok(stream)) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                progress.certificate_not_after = shown.and_then(|certificate| certificate::not_after(certificate));
+                Ok(Box::new(stream))
+            }
             Ok(Err(error)) => Err(tls::error_code(&error)),
             Err(_) => Err(ErrorCode::ConnectTimeout),
         }

@@ -3,6 +3,7 @@
 //! Never decides what a failure means for the schedule, never follows a redirect, never decompresses.
 
 mod answer;
+mod certificate;
 mod client;
 mod dial;
 mod link;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{Attempt, Endpoint, EventId, EventType};
+use crate::model::{Attempt, Endpoint, EventId, EventType, Timestamp};
 
 pub use client::{HyperTransport, Limits, Settings, SetupFault};
 pub use request::{Headline, USER_AGENT_TEXT, shown_headers};
@@ -53,4 +54,10 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 pub trait Transport: Send + Sync {
     /// Makes one attempt under one absolute deadline from now to the response head.
     fn send(&self, parcel: Parcel) -> Sending<'_>;
+
+    /// Until when the receiver's certificate is valid, as seen in the last handshake with this URL. `None` where
+    /// there was none.
+    fn certificate_not_after(&self, _endpoint: &Endpoint) -> Option<Timestamp> {
+        None
+    }
 }

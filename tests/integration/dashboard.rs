@@ -2,11 +2,16 @@
 //!
 //! Never looks at how a page is laid out: that is what the tests with a real browser are for.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Appliance, Client, Receiver, Reply, eventually};
+use crate::harness::{Answer, Appliance, Client, PATIENCE, Receiver, Reply, eventually};
 
 const HOME: &str = "/settings/webhooks";
+/// What a browser says of its page's stream, but for the cookie.
+const LISTEN: &str = "GET /settings/webhooks/live HTTP/1.1\r\nHost: posthaste\r\nAccept: text/event-stream\r\n";
 const COOKIE: &str = "__Host-posthaste";
 
 /// A browser: keeps the session's cookie and the form token of the last page.
@@ -400,4 +405,114 @@ fn a_merchant_that_does_too_much_is_held_off() {
     let resend = format!("{HOME}/events/{id}/resend");
     let statuses: Vec<u16> = (0..4).map(|_| browser.post(&resend, &[]).status).collect();
     assert!(statuses.contains(&429), "{statuses:?}");
+}
+
+/// The stream of an open page, its head read.
+fn listen(appliance: &Appliance, browser: &Browser) -> BufReader<TcpStream> {
+    let address = appliance.says("public").trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let cookie = browser.cookie.as_deref().expect("a session");
+    write!(stream, "{LISTEN}Cookie: {COOKIE}={cookie}\r\n\r\n").expect("it reads");
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("retry:") {
+        line.clear();
+        assert!(stream.read_line(&mut line).expect("text") > 0, "the stream begins");
+    }
+    stream
+}
+
+/// The next news; `None` where the stream ended.
+fn news(stream: &mut BufReader<TcpStream>) -> Option<Value> {
+    let mut line = String::new();
+    while stream.read_line(&mut line).ok()? > 0 {
+        if let Some(data) = line.strip_prefix("data: ") {
+            return serde_json::from_str(data).ok();
+        }
+        line.clear();
+    }
+    None
+}
+
+#[test]
+fn an_open_page_hears_of_its_own_merchants_events_and_does_not_hold_up_a_stop() {
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    let (mut acme, globex) = (appliance.merchant_at("acme", &receiver), appliance.merchant_at("globex", &receiver));
+    let browser = Browser::of(&appliance, "acme");
+    let mut stream = listen(&appliance, &browser);
+    let foreign = appliance.submit(&globex, "card_state", &json!({ "id": "card_1" }));
+    let id = appliance.submit(&acme, "card_state", &json!({ "id": "card_2" }));
+    acme.wait_for_status(&id, "delivered");
+    let (mut fresh, mut rows) = (0, Vec::new());
+    while !rows.iter().any(|row: &Value| row["status"] == "delivered") {
+        let told = news(&mut stream).expect("it is told");
+        fresh += told["fresh"].as_u64().expect("a number");
+        rows.extend(told["rows"].as_array().expect("a list").clone());
+    }
+    assert_eq!(fresh, 1);
+    assert!(rows.iter().all(|row| row["id"] == json!(id) && row["id"] != json!(foreign)), "{rows:?}");
+    assert_eq!(appliance.metric("posthaste_dashboard_watchers"), 1.0);
+    let (status, log) = appliance.stop();
+    assert!(status.success() && !log.contains("cut at the end of the grace"), "{log}");
+    assert_eq!(news(&mut stream), None, "the stream has ended");
+}
+
+#[test]
+fn watching_pages_are_limited_and_signed_in() {
+    let appliance = Appliance::start(&[("DASHBOARD__WATCHERS_PER_MERCHANT_MAX", "1")]);
+    leads_to(&Browser::at(&appliance).get("/settings/webhooks/live"), "/sign-in");
+    let mut browser = Browser::of(&appliance, "dev");
+    let stream = listen(&appliance, &browser);
+    assert_eq!(browser.get("/settings/webhooks/live").status, 503);
+    drop(stream);
+    let free = || (appliance.metric("posthaste_dashboard_watchers") == 0.0).then_some(());
+    appliance.submit(&appliance.dev_merchant(), "card_state", &json!({}));
+    eventually("the place is free again", free);
+}
+
+#[test]
+fn a_test_event_is_an_event_like_any_other() {
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    let mut browser = Browser::of(&appliance, "acme");
+    let test = "/settings/webhooks/test";
+    leads_to(&browser.post(test, &[("event_type", "card_state")]), "/settings/webhooks?done=no_webhook");
+    merchant.configure(&json!({ "url": receiver.url(), "secret": "a secret of mine" }));
+    assert_eq!(browser.post(test, &[("event_type", "card")]).status, 422);
+    let answer = browser.post(test, &[("event_type", "card_state")]);
+    let target = answer.header("location").expect("it leads to the event");
+    let id = between(target, "/events/", "?").expect("an id");
+    let event = merchant.wait_for_status(&id, "delivered");
+    assert!(event["resource_id"].as_str().is_some_and(|id| id.starts_with("test_card_")), "{event}");
+    assert!(receiver.first().header("x-webhook-signature").is_some());
+}
+
+#[test]
+fn a_recovery_takes_the_period_and_the_kinds_that_were_chosen() {
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    let mut browser = Browser::of(&appliance, "acme");
+    let recover = "/settings/webhooks/recover";
+    let skipped: Vec<String> =
+        (0..3).map(|n| appliance.submit(&merchant, "card_state", &json!({ "id": format!("card_{n}") }))).collect();
+    merchant.configure(&json!({ "url": receiver.url() }));
+    let all = [("from", "2020-01-01T00:00"), ("to", "2100-01-01T00:00")];
+    for (fields, status) in [
+        (&[("from", "x"), ("to", "2100-01-01T00:00"), ("status", "failed")][..], 422),
+        (&[("from", "2100-01-01T00:00"), ("to", "2020-01-01T00:00"), ("status", "failed")], 422),
+        (&all, 422),
+    ] {
+        assert_eq!(browser.post(recover, fields).status, status, "{fields:?}");
+    }
+    let old = [("from", "2020-01-01T00:00"), ("to", "2020-01-02T00:00"), ("status", "skipped")];
+    leads_to(&browser.post(recover, &old), recover);
+    leads_to(&browser.post(recover, &[&all[..], &[("status", "failed")]].concat()), recover);
+    assert_eq!(receiver.count(), 0, "nothing was chosen that is there");
+    let answer = browser.post(recover, &[&all[..], &[("status", "skipped")]].concat());
+    leads_to(&answer, "/settings/webhooks/recover?done=recovering");
+    for id in &skipped {
+        merchant.wait_for_status(id, "delivered");
+    }
+    eventually("it says that it is done", || browser.page(recover).contains("3 of 3 events").then_some(()));
 }

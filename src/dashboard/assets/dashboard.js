@@ -58,11 +58,17 @@ if (news) {
     badge.textContent = row.status_word;
     badge.title = row.status_meaning;
     answer.replaceChildren();
-    put(answer, row.answer || "–", row.answer ? "code" : "span");
-    answer.append(" ");
-    put(answer, row.took, "span").className = "took";
+    next.replaceChildren();
+    if (row.answer) {
+      put(answer, row.answer, "code");
+      answer.append(" ");
+      put(answer, row.took, "span").className = "took";
+    } else {
+      put(answer, "–", "span").className = "none";
+    }
     attempts.textContent = row.attempts;
-    next.textContent = row.next || "–";
+    if (row.next) next.textContent = row.next;
+    else put(next, "–", "span").className = "none";
   };
 
   const hear = (message) => {

@@ -80,7 +80,7 @@ impl EventPage {
         let now = dashboard.clock.now();
         let Dossier { event, item, attempts, .. } = dossier;
         let payload = String::from_utf8_lossy(&event.payload).into_owned();
-        let next = item.next_attempt_at.map(|at| format!("{} ({})", words::moment(at), words::distance(at, now)));
+        let next = item.next_attempt_at.map(|at| format!("{} UTC ({})", words::moment(at), words::distance(at, now)));
         EventPage {
             frame,
             row: Row::of(item, now),

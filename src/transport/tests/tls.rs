@@ -89,6 +89,23 @@ async fn a_trusted_name_or_address_is_delivered_and_its_connection_kept() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_certificate_is_remembered_for_the_url_that_showed_it() {
+    let authority = Authority::new();
+    let mut params = names(&["localhost"]);
+    params.not_after = date_time_ymd(2040, 2, 29);
+    let receiver = Receiver::start_tls(authority.server(params), |peer| peer.serve(OK));
+    let transport = authority.trusted(Limits::default());
+    let parcel = at("localhost", &receiver);
+    let endpoint = Arc::clone(&parcel.endpoint);
+    assert_eq!(transport.certificate_not_after(&endpoint), None);
+    assert_delivered(&send(&transport, parcel).await);
+    let not_after = transport.certificate_not_after(&endpoint).map(|at| at.to_string());
+    assert_eq!(not_after.as_deref(), Some("2040-02-29T00:00:00.000Z"));
+    let moved = Endpoint { url: "https://localhost/elsewhere".into(), ..(*endpoint).clone() };
+    assert_eq!(transport.certificate_not_after(&moved), None, "another URL");
+}
+
+#[tokio::test]
 async fn a_bad_certificate_has_its_own_word() {
     let authority = Authority::new();
     let check = async |config: ServerConfig, host: &str, error: ErrorCode| {
