@@ -20,11 +20,13 @@ pub(super) struct Admission {
     disk_full: AtomicBool,
     stopped: AtomicBool,
     limits: Limits,
+    dir: PathBuf,
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits) -> Admission {
+    pub(super) fn new(dir: &Path, limits: &Limits) -> Admission {
         Admission {
+            dir: dir.to_owned(),
             queued: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
             journal_bytes: AtomicU64::new(0),
@@ -73,9 +75,9 @@ impl Admission {
     }
 
     /// Compares what is free with the floor; what is free.
-    pub(super) fn measure(&self, dir: &Path) -> u64 {
+    pub(super) fn measure(&self) -> u64 {
         // A file system that does not answer is not taken for a full one.
-        let free = free_bytes(dir).unwrap_or(u64::MAX);
+        let free = self.free_bytes().unwrap_or(u64::MAX);
         let full = free < self.limits.free_bytes_min;
         if self.disk_full.swap(full, Ordering::Relaxed) != full {
             if full {
@@ -86,12 +88,12 @@ impl Admission {
         }
         free
     }
-}
 
-/// Bytes free on the disk of a directory.
-pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    /// Bytes free on the disk.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
 }
 
 /// A file that only takes up room: given back when the disk is full, so that what became of deliveries can

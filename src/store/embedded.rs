@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use metrics::{Counter, Histogram};
 
-use super::admission::{Admission, Reserve, free_bytes};
+use super::admission::{Admission, Reserve};
 use super::commit::{Batch, Command, Committer, short};
 use super::index::Index;
 use super::journal::codec::Undecodable;
@@ -145,7 +145,6 @@ pub struct EmbeddedStore {
     clock: Arc<dyn Clock>,
     commands: Sender<Command>,
     admission: Arc<Admission>,
-    dir: PathBuf,
     retention: Arc<Mutex<Retention>>,
     stopping: Arc<AtomicBool>,
     threads: Mutex<Option<Threads>>,
@@ -161,50 +160,18 @@ struct Threads {
     stop_retention: Sender<()>,
 }
 
-/// What the journal thread knows from the start.
-struct Known {
-    sequences: HashMap<MerchantId, u64>,
-    merchants: HashSet<MerchantId>,
-    endpoints: HashSet<EndpointId>,
-}
-
-impl Known {
-    fn of(index: &Index) -> Result<Known, OpenFault> {
-        let fault = |error: StoreError| OpenFault::Disk(error.to_string());
-        let sequences = super::query::sequences(index).map_err(fault)?;
-        let catalog = super::query::catalog(index).map_err(fault)?;
-        let merchants = catalog.merchants.iter().map(|merchant| merchant.id.clone()).collect();
-        let endpoints = catalog.endpoints.iter().map(|endpoint| endpoint.id).collect();
-        Ok(Known { sequences, merchants, endpoints })
-    }
-}
-
-/// The reserve, given up already where the disk is full: the index, too, needs room to open.
-fn reserve(dir: &Path, limits: &Limits, admission: &Admission) -> Arc<Reserve> {
-    let reserve = Reserve::new(dir, limits.reserve_bytes);
-    reserve.adjust(admission.measure(dir), limits.free_bytes_min);
-    Arc::new(reserve)
-}
-
-/// Frees the reserve where the disk turns out to be full, and takes no more events until there is room again.
-fn make_room(reserve: &Arc<Reserve>, admission: &Arc<Admission>) -> MakeRoom {
-    let (reserve, admission) = (Arc::clone(reserve), Arc::clone(admission));
-    Box::new(move || {
-        admission.disk_is_full();
-        reserve.release()
-    })
-}
-
 impl EmbeddedStore {
     /// Opens or makes the store in `dir`, replaying what the index lacks.
     pub fn open(dir: &Path, limits: Limits, around: Surroundings) -> Result<EmbeddedStore, OpenFault> {
         let lock = take(dir)?;
-        let admission = Arc::new(Admission::new(&limits));
-        let reserve = reserve(dir, &limits, &admission);
-        let make_room = || make_room(&reserve, &admission);
+        let admission = Arc::new(Admission::new(dir, &limits));
+        let reserve = Arc::new(Reserve::new(dir, limits.reserve_bytes));
+        // The index, too, needs room to open.
+        reserve.adjust(admission.measure(), limits.free_bytes_min);
+        let make_room = || room_maker(&reserve, &admission);
         let Surroundings { clock, entropy, sink, fatal, probes } = around;
         let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
-        let Known { sequences, merchants, endpoints } = Known::of(&index)?;
+        let known = Known::of(&index).map_err(|error| OpenFault::Disk(error.to_string()))?;
         index.overlay_mut().begin_live();
         let (commands, inbox) = unbounded();
         let (nudge, nudged) = bounded(1);
@@ -225,9 +192,9 @@ impl EmbeddedStore {
             unindexed_max: limits.unindexed_max,
             condemned: segments.first(),
             last_event,
-            sequences,
-            merchants,
-            endpoints,
+            sequences: known.sequences,
+            merchants: known.merchants,
+            endpoints: known.endpoints,
             batch: Batch::default(),
         };
         let indexer = Indexer {
@@ -235,7 +202,6 @@ impl EmbeddedStore {
             clock: Arc::clone(&clock),
             admission: Arc::clone(&admission),
             reserve,
-            dir: dir.to_owned(),
             every: Duration::from_millis(limits.index_flush_ms),
             floor_bytes: limits.free_bytes_min,
             fatal,
@@ -259,7 +225,6 @@ impl EmbeddedStore {
             clock,
             commands,
             admission,
-            dir: dir.to_owned(),
             retention,
             stopping,
             threads: Mutex::new(Some(threads)),
@@ -271,6 +236,32 @@ impl EmbeddedStore {
     pub fn retain(&self) -> Result<(), StoreError> {
         self.retention.lock().expect("no panic while held").enforce()
     }
+}
+
+/// What the journal thread knows by heart.
+struct Known {
+    sequences: HashMap<MerchantId, u64>,
+    merchants: HashSet<MerchantId>,
+    endpoints: HashSet<EndpointId>,
+}
+
+impl Known {
+    fn of(index: &Index) -> Result<Known, StoreError> {
+        let catalog = super::query::catalog(index)?;
+        Ok(Known {
+            sequences: super::query::sequences(index)?,
+            merchants: catalog.merchants.iter().map(|m| m.id.clone()).collect(),
+            endpoints: catalog.endpoints.iter().map(|e| e.id).collect(),
+        })
+    }
+}
+
+fn room_maker(reserve: &Arc<Reserve>, admission: &Arc<Admission>) -> MakeRoom {
+    let (reserve, admission) = (Arc::clone(reserve), Arc::clone(admission));
+    Box::new(move || {
+        admission.disk_is_full();
+        reserve.release()
+    })
 }
 
 fn start(
@@ -360,7 +351,7 @@ impl Store for EmbeddedStore {
         StoreFigures {
             waiting: overlay.waiting(),
             journal_bytes: self.admission.journal_bytes.load(Ordering::Relaxed),
-            free_bytes: free_bytes(&self.dir).unwrap_or(0),
+            free_bytes: self.admission.free_bytes().unwrap_or(0),
             queued: self.admission.queued.load(Ordering::Relaxed),
             unindexed: overlay.changes() as u64,
         }
@@ -392,7 +383,6 @@ struct Indexer {
     clock: Arc<dyn Clock>,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
-    dir: PathBuf,
     every: Duration,
     floor_bytes: u64,
     fatal: Fatal,
@@ -416,7 +406,7 @@ impl Indexer {
                 recv(stopped) -> _ => stopping = true,
                 default(self.every) => {}
             }
-            self.reserve.adjust(self.admission.measure(&self.dir), self.floor_bytes);
+            self.reserve.adjust(self.admission.measure(), self.floor_bytes);
             // Whoever met it, a reader as well, cannot mend it: the next start does.
             if let Some(fault) = self.index.fault() {
                 return Err(fault);

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender};
 use metrics::Counter;
 
@@ -17,14 +16,14 @@ use super::admission::Admission;
 use super::carry::{Bundle, accepted_of, stands};
 use super::commit::Command;
 use super::embedded::{Limits, index_fault};
-use super::index::{Dropped, Entry, Index, apply, key};
+use super::index::{Dropped, Index, apply, key};
 use super::journal::carried::{KeptV1, KnownKeyV1};
 use super::journal::codec::{self, AcceptedV1, ChangeV1};
 use super::journal::segment::{HEAD_LEN, Scanned, Scanner, Segment};
 use super::journal::{Kind, Record, Segments};
 use super::{Answer, Receipt, Refusal, StoreError};
 use crate::clock::Clock;
-use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp, resource_hash};
+use crate::model::{EventId, EventType, Location, MerchantId, Timestamp, resource_hash};
 
 /// Segments dropped in one pass: while they are, settling what stands in them costs more.
 const SEGMENTS_MAX: usize = 4;
@@ -70,9 +69,6 @@ impl From<Refusal> for Interrupted {
         Interrupted::Stopping
     }
 }
-
-/// An event of a segment to which an attempt is owed: what was recorded of it, its payload, and where it stands.
-type Owed = (AcceptedV1, Bytes, (Status, Entry));
 
 impl Retention {
     /// Looks again and again until stopped.
@@ -181,10 +177,7 @@ impl Retention {
             let (chunk, end) = next_chunk(&mut scanner, segment)?;
             ended = end;
             let mut kept = KeptV1::default();
-            let mut bundles = Vec::new();
-            for (accepted, payload, found) in self.still_owed(&chunk)? {
-                bundles.extend(Bundle::load(&self.index, &self.segments, accepted, payload, found)?);
-            }
+            let bundles = self.still_owed(&chunk)?;
             for (_, record) in &chunk {
                 self.still_counts(record, &mut kept, sequences, now)?;
             }
@@ -197,7 +190,7 @@ impl Retention {
     }
 
     /// The events of a chunk to which an attempt is owed.
-    fn still_owed(&self, chunk: &[(Location, Record)]) -> Result<Vec<Owed>, StoreError> {
+    fn still_owed(&self, chunk: &[(Location, Record)]) -> Result<Vec<Bundle>, StoreError> {
         let mut events = Vec::new();
         let mut stretches: BTreeMap<(MerchantId, EventType), (EventId, EventId)> = BTreeMap::new();
         for (location, record) in chunk.iter().filter(|(_, record)| record.header.kind.is_event()) {
@@ -223,7 +216,7 @@ impl Retention {
             }
             // Only the newest copy counts.
             let Some(found) = waiting.get(&id).filter(|(_, entry)| entry.location == location) else { continue };
-            owed.push((accepted, record.payload.clone(), *found));
+            owed.extend(Bundle::load(&self.index, &self.segments, accepted, record.payload.clone(), *found)?);
         }
         Ok(owed)
     }

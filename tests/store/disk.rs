@@ -136,7 +136,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let entries = fs::read_dir(from).expect("a readable directory");
     let mut entries: Vec<_> = entries.map(|entry| entry.expect("a readable entry")).collect();
     // The index before the journal: on a disk, too, the index is never ahead of the journal.

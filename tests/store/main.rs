@@ -5,9 +5,11 @@
 
 mod accepting;
 mod catalog;
+mod damage;
 mod disk;
 mod dossier;
 mod ending;
+mod format;
 mod history;
 mod outbox;
 mod programs;

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
-use posthaste::model::{Delivery, EndpointId, EventId, OwnerKind, Role, Status};
+use posthaste::clock::Clock;
+use posthaste::model::{Delivery, EndpointId, EventId, KeyId, OwnerKind, Role, Status, Timestamp};
 use posthaste::store::embedded::Limits;
-use posthaste::store::{Acceptance, Change, NewEvent, Notice};
+use posthaste::store::{Acceptance, Change, HistoryQuery, NewEvent, Notice};
 
 use crate::disk::{RETENTION_MS, fleeting, small, with};
 use crate::samples::{
@@ -32,8 +33,7 @@ fn is_gone(subject: &Subject, merchant: &str, id: EventId) -> bool {
     !listed
 }
 
-fn now(subject: &Subject) -> posthaste::model::Timestamp {
-    use posthaste::clock::Clock;
+fn now(subject: &Subject) -> Timestamp {
     subject.clock.now()
 }
 
@@ -58,11 +58,7 @@ fn what_is_past_its_time_is_gone_from_every_view_and_from_the_disk() {
             assert!(is_gone(subject, "acme", *id));
         }
         for resource in 0..7 {
-            let query = posthaste::store::HistoryQuery {
-                resource_id: Some(format!("card_{resource}")),
-                limit: 3,
-                ..everything("acme")
-            };
+            let query = HistoryQuery { resource_id: Some(format!("card_{resource}")), limit: 3, ..everything("acme") };
             assert!(subject.history(&query).is_empty());
         }
         assert!(!is_gone(subject, "acme", fresh));
@@ -144,7 +140,7 @@ fn what_is_configured_outlives_its_segment() {
         Change::PutMerchant(merchant("initech")),
     ]);
     subject.change([
-        Change::DeleteKey(posthaste::model::KeyId(2)),
+        Change::DeleteKey(KeyId(2)),
         Change::PutOwner(OwnerKind::Card, "c1".into(), name("globex")),
         Change::DeleteOwner(OwnerKind::Card, "c2".into()),
         Change::DeleteEndpoint(EndpointId(9)),

@@ -138,3 +138,28 @@ pub(crate) fn create(dir: &Path, number: u32, head: Head) -> io::Result<File> {
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_finds_the_disk_full_is_taken_again_as_long_as_there_is_room_to_be_made() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (told, asked) = std::sync::mpsc::channel();
+        let mut rooms = 3;
+        let make_room: MakeRoom = Box::new(move || {
+            told.send(()).expect("the test listens");
+            rooms -= 1;
+            rooms > 0
+        });
+        let mut journal = open(dir.path(), 1 << 20, Start::First, Timestamp::ZERO, make_room, |_, _| Ok(()))
+            .unwrap_or_else(|error| panic!("{error}"));
+        // Every write to it finds the disk full.
+        journal.file = Arc::new(OpenOptions::new().write(true).open("/dev/full").expect("it is there"));
+        journal.append(Kind::Changed, b"", b"body");
+        let error = journal.commit(Timestamp::ZERO).expect_err("there is no room left to be made");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(asked.try_iter().count(), 3);
+    }
+}

@@ -83,7 +83,7 @@ pub(crate) fn walk(dir: &Path, mut each: impl FnMut(Location, &Record)) -> io::R
     for (nth, segment) in found.iter().enumerate() {
         while expected < segment.number {
             let file = segment::path(dir, expected);
-            let what = Defect::Missing { next: first_number(segment) };
+            let what = Defect::Missing { next: first_header(segment).map(|header| header.number) };
             walked.faults.push(Fault { segment: expected, file, what });
             expected += 1;
             walked.missing = true;
@@ -122,7 +122,7 @@ fn walk_segment(
                 let is_next = walked.number.is_none_or(|expected| expected == number || (missing && expected < number));
                 let is_lost = record.header.kind == Kind::Lost;
                 let stands_for_more = is_lost && walked.number.is_some_and(|expected| number + 1 >= expected);
-                if !is_next && !stands_for_more {
+                if !(is_next || stands_for_more) {
                     let to = at + record.header.record_len() as u64;
                     let what = Defect::Bytes { from: at, to, first: walked.number, next: Some(number + 1) };
                     walked.faults.push(Fault { segment: segment.number, file: segment.path.clone(), what });
@@ -135,7 +135,9 @@ fn walk_segment(
             }
             Scanned::End => {
                 let is_followed = following.is_some_and(|next| next.number == segment.number + 1);
-                let next = following.filter(|_| is_followed).and_then(first_number);
+                let next = following.filter(|_| is_followed).and_then(first_header);
+                // Where the loss was accepted, the first record says so.
+                let next = next.filter(|header| header.kind != Kind::Lost).map(|header| header.number);
                 let Some((first, next)) = walked.number.zip(next) else { return Ok(()) };
                 if next > first {
                     let what = Defect::Bytes { from: at, to: at, first: Some(first), next: Some(next) };
@@ -151,7 +153,7 @@ fn walk_segment(
                     if is_last {
                         walked.torn = Some((segment.path.clone(), at, segment.len));
                     } else {
-                        let next = following.and_then(first_number);
+                        let next = following.and_then(first_header).map(|header| header.number);
                         let what = Defect::Bytes { from: at, to: segment.len, first: walked.number, next };
                         walked.faults.push(Fault { segment: segment.number, file: segment.path.clone(), what });
                         walked.number = walked.number.max(next);
@@ -168,13 +170,13 @@ fn walk_segment(
     }
 }
 
-/// The number of the first record of a segment, where it is intact.
-fn first_number(segment: &Found) -> Option<u64> {
+/// The header of the first record of a segment, where it is intact.
+fn first_header(segment: &Found) -> Option<Header> {
     use std::os::unix::fs::FileExt;
     let mut bytes = [0; HEADER_LEN];
     segment.file.read_exact_at(&mut bytes, u64::from(HEAD_LEN)).ok()?;
     let header = record::decode(&bytes)?;
     let mut meta = vec![0; header.meta_len];
     segment.file.read_exact_at(&mut meta, u64::from(HEAD_LEN) + HEADER_LEN as u64).ok()?;
-    header.covers_meta(&meta).then_some(header.number)
+    header.covers_meta(&meta).then_some(header)
 }

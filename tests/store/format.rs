@@ -1,0 +1,182 @@
+//! Directories of released formats: each is opened as it was written, and shows what it showed then.
+//!
+//! A fixture is made once, by `POSTHASTE_FIXTURES=tests/store/fixtures cargo test --test store -- --ignored
+//! fixture`, and never again: what is on disks out there does not change either.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use posthaste::model::{KeyId, OwnerKind, Role};
+use posthaste::store::embedded::Limits;
+use posthaste::store::{Acceptance, Change, NewEvent, Notice, Store};
+
+use crate::damage::{Left, all_owed, change_bytes, segments};
+use crate::disk::{RETENTION_MS, copy, scratch, small};
+use crate::samples::{
+    ACME, GLOBEX, delivered, endpoint, event, everything, failed, key, keyed, merchant, name, resent, retried, unrouted,
+};
+use crate::subject::{BEGINNING, FIRST_KEY, NoticeLog, TestClock};
+
+/// The first journals: heads that say neither which segment is the first kept nor when they were made.
+const EARLY: &str = "format-1-early";
+/// With retention: every kind of record.
+const PRESENT: &str = "format-1";
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures")
+}
+
+fn check(name: &str) {
+    let fixture = fixtures().join(name);
+    let left = Left { dir: scratch(), clock: Arc::new(TestClock::default()), acknowledged: Vec::new() };
+    copy(&fixture, left.dir.path());
+    let expected = fs::read_to_string(fixture.join("picture.txt")).expect("the fixture has its picture");
+    assert!(left.verify(left.dir.path()).damage.is_empty());
+    assert_eq!(shown(&left), expected.trim_end(), "{name}");
+    assert!(left.verify(left.dir.path()).is_sound());
+}
+
+/// Everything that a store shows, field by field, so that a new field of ours does not change it.
+fn shown(left: &Left) -> String {
+    let store = left.try_open(left.dir.path()).expect("the store opens");
+    let catalog = store.catalog().expect("readable");
+    let mut lines = Vec::new();
+    lines.extend(catalog.merchants.iter().map(|m| format!("merchant {} {:?} {}", m.id, m.name, m.created_at)));
+    lines.extend(
+        catalog.endpoints.iter().map(|e| format!("endpoint {} {} {} {}", e.id, e.merchant, e.url, e.updated_at)),
+    );
+    lines.extend(catalog.keys.iter().map(|k| format!("key {} {:?} {:?}", k.id.0, k.role, k.digest)));
+    let owner = store.owner(OwnerKind::Card, "c1").expect("readable");
+    lines.push(format!("card c1 {}", owner.expect("it has one")));
+    for merchant in ["acme", "globex"] {
+        for item in store.page(&everything(merchant)).expect("readable").items {
+            let dossier = store.dossier(&name(merchant), item.id).expect("readable").expect("listed");
+            let event = &dossier.event;
+            let said = (event.resource_id.as_deref(), event.traceparent.as_deref(), event.occurred_at);
+            lines.push(format!(
+                "event {} {} {} {} {said:?} {:?} {} {} {:?} {:?}",
+                event.id,
+                event.merchant,
+                event.sequence,
+                event.event_type.as_str(),
+                event.payload,
+                item.status,
+                item.attempts,
+                item.delivered_at,
+                item.next_attempt_at
+            ));
+            lines.extend(dossier.attempts.iter().map(|attempt| {
+                let (status, error) = (attempt.outcome.status(), attempt.outcome.error());
+                format!(
+                    "attempt {} {} {} {status:?} {error:?}",
+                    attempt.number, attempt.started_at, attempt.duration_ms
+                )
+            }));
+        }
+    }
+    for line in store.backlog().expect("readable") {
+        lines.push(format!("owed to {} of {}: {}", line.endpoint, line.merchant, line.waiting));
+        lines.extend(all_owed(&store, line.endpoint, FIRST_KEY));
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn a_journal_of_the_first_days_is_read() {
+    check(EARLY);
+}
+
+#[test]
+fn a_journal_of_the_present_format_is_read() {
+    check(PRESENT);
+}
+
+#[test]
+#[ignore = "makes the fixtures of a new format"]
+fn fixture() {
+    let target = PathBuf::from(std::env::var("POSTHASTE_FIXTURES").expect("where to"));
+    for (name, with_retention) in [(EARLY, false), (PRESENT, true)] {
+        let left = live(with_retention);
+        if !with_retention {
+            segments(left.dir.path()).iter().for_each(|file| {
+                change_bytes(file, |bytes| {
+                    bytes[12..20].fill(0);
+                    let crc = crc32c::crc32c(&bytes[..20]);
+                    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+                });
+            });
+        }
+        let journal = target.join(name).join("journal");
+        fs::create_dir_all(&journal).expect("made");
+        copy_journal(left.dir.path(), &journal);
+        fs::write(target.join(name).join("picture.txt"), shown(&left) + "\n").expect("written");
+    }
+}
+
+fn copy_journal(dir: &Path, target: &Path) {
+    for file in segments(dir) {
+        fs::copy(&file, target.join(file.file_name().expect("a name"))).expect("copied");
+    }
+}
+
+/// A store that met everything that can be written down.
+fn live(with_retention: bool) -> Left {
+    let (dir, clock, notices) = (scratch(), Arc::new(TestClock::default()), Arc::new(NoticeLog::default()));
+    let limits = Limits {
+        segment_bytes: 4 << 10,
+        retention_age_ms: RETENTION_MS.unsigned_abs(),
+        retention_every_ms: 1_000_000,
+        ..small()
+    };
+    let store = crate::disk::open(dir.path(), &limits, &notices, &clock, 2);
+    let change = |changes| store.change(changes).wait().expect("taken");
+    change(vec![
+        Change::PutMerchant(merchant("acme")),
+        Change::PutEndpoint(endpoint(ACME, "acme")),
+        Change::PutMerchant(merchant("globex")),
+        Change::PutEndpoint(endpoint(GLOBEX, "globex")),
+        Change::PutKey(key(1, Role::Producer)),
+        Change::PutKey(key(2, Role::Operator)),
+        Change::PutOwner(OwnerKind::Card, "c1".into(), name("acme")),
+    ]);
+    change(vec![Change::DeleteKey(KeyId(2)), Change::DeleteOwner(OwnerKind::Account, "a1".into())]);
+    for n in 0..20_u8 {
+        let new = NewEvent {
+            payload: Bytes::from(format!("{{\"n\":{n}}}")),
+            resource_id: (n % 2 == 0).then(|| format!("r{n}").into()),
+            traceparent: (n % 3 == 0).then(|| "00-1-2-01".into()),
+            occurred_at: (n % 4 == 0).then_some(BEGINNING),
+            ..if n % 5 == 0 { unrouted("globex") } else { keyed(event("acme", ACME), n, 1) }
+        };
+        let answer = store.accept(new).wait().expect("taken");
+        let Acceptance::Fresh { id, .. } = answer else { panic!("{answer:?}") };
+        let Some(owed) = notices.accepted(id) else { continue };
+        match n % 4 {
+            0 => store.settle(delivered(&owed, BEGINNING)),
+            1 => store.settle(retried(&owed, BEGINNING.plus_ms(u64::from(n)))),
+            2 => store.settle(failed(&owed)),
+            _ => {}
+        }
+        // Its notice is waited for by the next change, which is answered after it.
+        change(vec![Change::PutMerchant(merchant("acme"))]);
+        if n == 6 {
+            let newest = notices.all().into_iter().rev().find_map(|notice| match notice {
+                Notice::Settled(delivery) if !delivery.status.is_waiting() => Some(delivery),
+                _ => None,
+            });
+            store.settle(resent(&newest.expect("one has failed"), BEGINNING));
+        }
+    }
+    if with_retention {
+        for _ in 0..2 {
+            clock.shift(RETENTION_MS + 1_000);
+            store.retain().expect("dropped");
+        }
+        store.accept(event("globex", GLOBEX)).wait().expect("taken");
+    }
+    store.close();
+    drop(store);
+    Left { dir, clock, acknowledged: Vec::new() }
+}
