@@ -87,6 +87,16 @@ impl Launch {
         Process { child, log: self.log.clone(), log_from }
     }
 
+    /// `posthaste store …` on the directory; its exit code and all that it says.
+    pub(crate) fn store(&self, words: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(&self.program);
+        command.arg("store").args(words).arg("--data-dir").arg(&self.data_dir);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let output = command.output().expect("the binary starts");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), said.into_owned())
+    }
+
     /// Starts and waits until it serves, or until it has ended.
     pub(crate) fn start(&self) -> Result<Appliance, Ended> {
         self.spawn().ready()

@@ -218,7 +218,7 @@ impl Original {
         let appliance = match self.scene.try_start(launch) {
             Ok(appliance) => appliance,
             Err(ended) if !must_mend && is_clear(&ended.log, file, &place) && ended.code == Some(74) => {
-                return (Response::Refused, ended.log);
+                return advised(launch, file, &place, Response::Refused, ended.log);
             }
             Err(ended) => return (Response::Silent, format!("it ends with {:?}: {}", ended.code, ended.log)),
         };
@@ -232,10 +232,39 @@ impl Original {
             return (Response::Mended, log);
         }
         if is_sound && !must_mend && is_clear(&log, file, &place) {
-            return (Response::Told, log);
+            return advised(launch, file, &place, Response::Told, log);
         }
         let said: Vec<&str> = log.lines().take(8).collect();
         (Response::Silent, format!("{:?} {:?} {drained:?}\n{}", verdict.faults, verdict.unreadable, said.join("\n")))
+    }
+}
+
+/// Whether it is also known what to do: `store verify` shows the same place and what to type, and what it says to type
+/// leads to an appliance that starts. Otherwise it is no answer.
+fn advised(launch: &Launch, file: &str, place: &Range<u64>, response: Response, log: String) -> (Response, String) {
+    let (code, findings) = launch.store(&["verify"]);
+    let is_shown = code == Some(1) && is_clear(&findings, file, place);
+    if !is_shown || !findings.contains("posthaste store rebuild --accept-loss") {
+        return (
+            Response::Silent,
+            format!(
+                "{log}
+`store verify` ends with {code:?}: {findings}"
+            ),
+        );
+    }
+    let (code, said) = launch.store(&["rebuild", "--accept-loss"]);
+    match launch.start() {
+        Ok(_) if code == Some(0) => (response, log),
+        Ok(_) => (Response::Silent, format!("`store rebuild --accept-loss` ends with {code:?}: {said}")),
+        Err(ended) => (
+            Response::Silent,
+            format!(
+                "after `store rebuild --accept-loss`: {said}
+{}",
+                ended.log
+            ),
+        ),
     }
 }
 

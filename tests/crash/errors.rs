@@ -167,7 +167,9 @@ impl Bench {
 /// A process whose disk failed says so by its exit code; in its log where the index alone was hit and could be made
 /// anew, or where everything was written already. Any other ends in peace.
 fn check_end(ended: &Ended, is_broken: bool) -> Option<String> {
-    let is_mended = ["making it anew", "the index could not be closed"].iter().any(|said| ended.log.contains(said));
+    let is_mended = ["making it anew", "trying without", "the index could not be closed"]
+        .iter()
+        .any(|said| ended.log.contains(said));
     let is_expected = match ended.code {
         Some(0) => !is_broken || is_mended,
         code => is_broken && code == Some(EXIT_DISK),

@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::{Location, Timestamp};
 
@@ -40,7 +41,17 @@ pub(crate) struct Journal {
     batch: Vec<u8>,
     segment_bytes: u32,
     make_room: MakeRoom,
+    /// Open files that are given up for a new segment where the process may open no more.
+    spare: Vec<File>,
 }
+
+/// What a new segment needs: itself, and its directory to be synced.
+const SPARE_FILES: usize = 2;
+
+/// How often and after which pause a segment is tried again where even the spare files were taken by somebody
+/// else: the connections that hold the others end by their own deadlines.
+const OPEN_TRIES_MAX: u32 = 1_000;
+const OPEN_PAUSE: Duration = Duration::from_millis(10);
 
 impl Journal {
     /// Adds a record to the next group commit; where it will stand.
@@ -110,18 +121,39 @@ impl Journal {
     fn roll(&mut self, now: Timestamp, first: u32) -> io::Result<u64> {
         let number = self.segment + 1;
         let head = Head { first, made_at: Some(now) };
+        let mut tries = 0;
         let file = loop {
             match create(&self.dir, number, head) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && (self.make_room)() => {}
+                Err(error) if is_out_of_files(&error) && tries < OPEN_TRIES_MAX => {
+                    if self.spare.is_empty() {
+                        std::thread::sleep(OPEN_PAUSE);
+                    }
+                    self.spare.clear();
+                    tries += 1;
+                }
                 made => break Arc::new(made?),
             }
         };
+        self.spare = spare_files(&self.dir);
         self.segments.insert(number, Arc::clone(&file), Some(now));
         self.file = file;
         self.segment = number;
         self.offset = segment::HEAD_LEN;
         Ok(u64::from(segment::HEAD_LEN))
     }
+}
+
+/// As many as there are to be had now.
+fn spare_files(dir: &Path) -> Vec<File> {
+    (0..SPARE_FILES).filter_map(|_| File::open(dir).ok()).collect()
+}
+
+/// Whether the process or the host may open no more files (open(2)). Nothing was written then, so that trying again
+/// is no second sync.
+fn is_out_of_files(error: &io::Error) -> bool {
+    let errors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Makes a new segment, durably: its head, then its name in the directory.

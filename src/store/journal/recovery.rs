@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::segment::{self, BadHead, HEAD_LEN, Head, Scanned, Scanner};
 use super::survey::{self, Found};
-use super::{Journal, Kind, MakeRoom, Record, Segments, create, sync_dir};
+use super::{Journal, Kind, MakeRoom, Record, Segments, create, spare_files, sync_dir};
 use crate::model::{Location, Timestamp};
 
 /// Why the journal could not be opened. Nothing was changed on disk.
@@ -96,6 +96,7 @@ pub(crate) fn open(
         batch: Vec::new(),
         segment_bytes,
         make_room,
+        spare: spare_files(dir),
     })
 }
 
@@ -123,6 +124,7 @@ fn begin(
         batch: Vec::new(),
         segment_bytes,
         make_room,
+        spare: spare_files(dir),
     })
 }
 
