@@ -87,10 +87,14 @@ impl Tree {
             }
             Err(error) => return Err(error),
         };
-        let file_path = dir.join("db");
-        let file = File::open(&file_path).map_err(|source| failed("opening", &file_path, source))?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|source| failed("syncing", dir, source))?;
-        Ok(Tree { opened: Some(Opened { tree, db }), file, guard: Guard::new(dir) })
+        let opened = Opened { tree, db };
+        match durable(dir) {
+            Ok(file) => Ok(Tree { opened: Some(opened), file, guard: Guard::new(dir) }),
+            Err(error) => {
+                close(opened);
+                Err(error)
+            }
+        }
     }
 
     fn opened(&self) -> &Opened {
@@ -149,13 +153,24 @@ impl Tree {
 }
 
 impl Drop for Tree {
-    /// sled panics where its last sync fails. By then all that it holds is in the journal.
     fn drop(&mut self) {
-        let opened = self.opened.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(opened))).is_err() {
-            tracing::error!("the index could not be closed: the next start checks it");
-        }
+        self.opened.take().into_iter().for_each(close);
     }
+}
+
+/// sled panics where its last sync fails. By then all that it holds is in the journal.
+fn close(opened: Opened) {
+    if catch_unwind(AssertUnwindSafe(|| drop(opened))).is_err() {
+        tracing::error!("the index could not be closed: the next start checks it");
+    }
+}
+
+/// The file under the tree, its name in the directory made durable.
+fn durable(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("db");
+    let file = File::open(&path).map_err(|source| failed("opening", &path, source))?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|source| failed("syncing", dir, source))?;
+    Ok(file)
 }
 
 /// Pairs in order, from either end. Ends after an error.
