@@ -20,6 +20,7 @@ use crate::receiver::Receiver;
 use crate::wire::{Wire, payload};
 
 const BATCH: u64 = 100;
+const PACED_PRODUCERS: u32 = 16;
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
@@ -47,6 +48,12 @@ pub(crate) struct Outcome {
     pub(crate) arrived: Vec<Duration>,
 }
 
+impl Outcome {
+    pub(crate) fn count(&self) -> usize {
+        self.arrived.len()
+    }
+}
+
 /// When each event was handed in, and how long its 202 took.
 type Sent = Vec<(u64, Instant, Duration)>;
 
@@ -66,6 +73,10 @@ impl Product {
             product.merchant(&format!("m{merchant}"), receiver.address).await;
         }
         product
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     fn says(&self, field: &str) -> &str {
@@ -96,29 +107,35 @@ impl Product {
         let begun = Instant::now();
         let mut producing = JoinSet::new();
         for _ in 0..producers {
-            let (wire, key, next) =
-                (self.wire("ingest").await, self.says("producer_key").to_owned(), Arc::clone(&self.next));
-            let producer = Producer { wire, key, next, merchants: self.merchants };
-            producing.spawn(producer.run(shape, begun + time));
+            producing.spawn(self.producer().await.run(shape, begun + time));
         }
         let sent: Sent = producing.join_all().await.into_iter().flatten().collect();
         conclude(receiver, begun, sent).await
     }
 
-    /// Single events at a steady pace.
+    /// Single events at a steady pace, over as many connections as keep it up while some of them wait. Times count
+    /// from the moment when an event was due to be handed in, so that a pause of the product is not overlooked.
     pub(crate) async fn paced(&self, receiver: &Receiver, per_second: u32, time: Duration) -> Outcome {
         receiver.take();
         let begun = Instant::now();
-        let (wire, key, next) =
-            (self.wire("ingest").await, self.says("producer_key").to_owned(), Arc::clone(&self.next));
-        let mut producer = Producer { wire, key, next, merchants: self.merchants };
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
-        let mut sent = Vec::new();
-        while begun.elapsed() < time {
-            ticks.tick().await;
-            producer.hand_in(Shape::Single, &mut sent).await;
+        let mut producing = JoinSet::new();
+        for number in 0..PACED_PRODUCERS {
+            let producer = self.producer().await;
+            let first = begun + time / 10 + Duration::from_secs(1) * number / per_second;
+            let every = Duration::from_secs(1) * PACED_PRODUCERS / per_second;
+            producing.spawn(producer.run_paced(first, every, begun + time));
         }
+        let sent: Sent = producing.join_all().await.into_iter().flatten().collect();
         conclude(receiver, begun, sent).await
+    }
+
+    async fn producer(&self) -> Producer {
+        Producer {
+            wire: self.wire("ingest").await,
+            key: self.says("producer_key").to_owned(),
+            next: Arc::clone(&self.next),
+            merchants: self.merchants,
+        }
     }
 }
 
@@ -140,19 +157,30 @@ impl Producer {
     async fn run(mut self, shape: Shape, until: Instant) -> Sent {
         let mut sent = Vec::new();
         while Instant::now() < until {
-            self.hand_in(shape, &mut sent).await;
+            self.hand_in(shape, None, &mut sent).await;
         }
         sent
     }
 
-    async fn hand_in(&mut self, shape: Shape, sent: &mut Sent) {
+    async fn run_paced(mut self, first: Instant, every: Duration, until: Instant) -> Sent {
+        let mut ticks = tokio::time::interval_at(first.into(), every);
+        let mut sent = Vec::new();
+        while Instant::now() < until {
+            let due = ticks.tick().await.into_std();
+            self.hand_in(Shape::Single, Some(due), &mut sent).await;
+        }
+        sent
+    }
+
+    /// `due`: when that was to be done, where it is not now.
+    async fn hand_in(&mut self, shape: Shape, due: Option<Instant>, sent: &mut Sent) {
         let (count, path, kind, expected) = match shape {
             Shape::Single => (1, "/v1/events", JSON, StatusCode::ACCEPTED),
             Shape::Batch => (BATCH, "/v1/events/batch", NDJSON, StatusCode::OK),
         };
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         let lines: Vec<String> = (first..first + count).map(|number| self.event(number)).collect();
-        let begun = Instant::now();
+        let begun = due.unwrap_or_else(Instant::now);
         let (status, answer) = self.wire.post(path, kind, &self.key, Bytes::from(lines.join("\n"))).await;
         let took = begun.elapsed();
         assert_eq!(status, expected);

@@ -61,15 +61,21 @@ pub(crate) fn payload(number: u64) -> String {
     format!("{head}{}\"}}", "x".repeat(PAYLOAD_LEN - head.len() - 2))
 }
 
-/// Requests a second that so many connections make, each one after the other.
-pub(crate) async fn post_for(address: SocketAddr, connections: usize, time: Duration) -> f64 {
+/// What the bare client came to.
+pub(crate) struct Posted {
+    pub(crate) per_second: f64,
+    pub(crate) count: usize,
+}
+
+/// Requests that so many connections make, each one after the other.
+pub(crate) async fn post_for(address: SocketAddr, connections: usize, time: Duration) -> Posted {
     let begun = Instant::now();
     let mut posting = JoinSet::new();
     for _ in 0..connections {
         posting.spawn(async move {
             let mut wire = Wire::open(address).await;
             let body = Bytes::from(payload(0));
-            let mut count = 0u64;
+            let mut count = 0;
             while begun.elapsed() < time {
                 let (status, _) = wire.post("/", "application/json", "", body.clone()).await;
                 assert_eq!(status, StatusCode::OK);
@@ -78,6 +84,6 @@ pub(crate) async fn post_for(address: SocketAddr, connections: usize, time: Dura
             count
         });
     }
-    let total: u64 = posting.join_all().await.into_iter().sum();
-    total as f64 / begun.elapsed().as_secs_f64()
+    let count: usize = posting.join_all().await.into_iter().sum();
+    Posted { per_second: count as f64 / begun.elapsed().as_secs_f64(), count }
 }
