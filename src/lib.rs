@@ -8,8 +8,9 @@
 //!   is owed (`policy::routing`) and has it stored (`store`), before anybody is told that it was accepted.
 //! - `dispatcher` is the async shell round one `shard`, which decides what leaves when; `transport` makes the
 //!   attempt; the outcome goes back through the shard into the store.
-//! - `history` tells what happened, `registry` who there is; merchants see both through `api`, operators run the
-//!   appliance through `admin`.
+//! - `history` tells what happened, `feed` what happens, `pulse` how an endpoint fares, `registry` who there is and
+//!   `portal` who is signed in; merchants see these through `api` and `dashboard`, where `recovery` sends again what
+//!   was given up; operators run the appliance through `admin`.
 //! - `engine` puts these together; `config` and `cli` put the engine into a process.
 //!
 //! `model` and `policy` are the words and the rules that all of them share. `clock`, `entropy`, `store`,
@@ -26,20 +27,20 @@ pub mod transport;
 
 pub mod admin;
 pub mod api;
+pub mod dashboard;
 pub mod feed;
 pub mod history;
+pub mod portal;
+pub mod pulse;
+pub mod recovery;
 pub mod registry;
 
 pub mod cli;
 pub mod config;
-pub mod dashboard;
 pub mod engine;
 
 pub mod model;
 pub mod policy;
-pub mod portal;
-pub mod pulse;
-pub mod recovery;
 
 pub mod clock;
 pub mod entropy;
