@@ -13,7 +13,7 @@ export const axe = require.resolve("axe-core/axe.min.js");
 export const PATIENCE = 30_000;
 
 export function launch() {
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 }
 
 export function assert(holds, words) {
