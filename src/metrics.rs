@@ -7,7 +7,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::model::{ErrorCode, Status};
+use crate::model::{DisabledReason, ErrorCode, Status};
 
 /// Seconds, from a fast sync to a slow disk.
 const SYNC_BUCKETS: &[f64] =
@@ -78,6 +78,15 @@ pub struct Metrics {
     succeeded: Counter,
     failed: Arc<[Counter]>,
     settled: Arc<[Counter]>,
+    disabled: Arc<[Counter]>,
+    /// Deliveries that failed because they were due for too long.
+    pub expired: Counter,
+    /// Attempts that were not made for a fault of this host.
+    pub excused: Counter,
+    /// Endpoints from which nothing but failures has come for long.
+    pub endpoints_failing: Gauge,
+    /// Endpoints that the product switched off.
+    pub endpoints_disabled: Gauge,
     /// From the beginning of an attempt to its outcome.
     pub attempt_seconds: Histogram,
     /// From acceptance to the 2xx head.
@@ -148,6 +157,16 @@ impl Metrics {
                 "status",
                 Status::ALL.map(Status::as_str),
             ),
+            disabled: of.counters(
+                "posthaste_endpoints_disabled_total",
+                "Endpoints switched off by the product",
+                "reason",
+                DisabledReason::ALL.map(DisabledReason::as_str),
+            ),
+            expired: of.counter("posthaste_deliveries_expired_total", "Deliveries failed because they waited too long"),
+            excused: of.counter("posthaste_attempts_excused_total", "Attempts not made for a fault of this host"),
+            endpoints_failing: of.gauge("posthaste_endpoints_failing", "Endpoints with nothing but failures for long"),
+            endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
             attempt_seconds: of.seconds("posthaste_attempt_duration_seconds", "From an attempt's start to its outcome"),
             delivery_seconds: of.seconds("posthaste_delivery_latency_seconds", "From acceptance to the 2xx answer"),
             first_attempt_seconds: of
@@ -228,6 +247,11 @@ impl Metrics {
     /// A delivery reached a status.
     pub fn settled(&self, status: Status) {
         self.settled[usize::from(status.code())].increment(1);
+    }
+
+    /// The product switched an endpoint off.
+    pub fn disabled(&self, reason: DisabledReason) {
+        self.disabled[reason as usize].increment(1);
     }
 
     /// Everything as Prometheus reads it, text format 0.0.4.

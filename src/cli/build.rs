@@ -2,6 +2,7 @@
 //!
 //! Never binds a port and never opens the data directory.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,13 +10,13 @@ use crate::admin::{self, Admin, Readiness};
 use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
-use crate::engine::{self, Engine, ShardLimits, StoreLimits};
+use crate::engine::{self, Engine, Policy, ShardLimits, StoreLimits};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::http::{Hooks, Routes, Server, Tls, TlsError};
 use crate::ingest::{self, Ingest, Pointers};
 use crate::metrics::Metrics;
-use crate::policy::egress;
 use crate::policy::retry::Schedule;
+use crate::policy::{breaker, egress, failing};
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
 /// Why the parts cannot be made from this configuration; a sentence that says what to change.
@@ -126,13 +127,36 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             window_per_endpoint_max: delivery.window_max,
             window_max: delivery.window_total_max,
             payload_bytes_max: delivery.window_payload_bytes_max,
+            parked_per_endpoint_max: delivery.parked_per_endpoint_max,
             ..ShardLimits::default()
         },
+        policy: policy(delivery),
+    }
+}
+
+fn policy(delivery: &config::Delivery) -> Policy {
+    Policy {
         schedule: Schedule {
             delays_ms: delivery.retry_schedule_ms.clone(),
             jitter: delivery.retry_jitter,
             retry_after_ms_max: delivery.retry_after_ms_max,
         },
+        breaker: breaker::Limits {
+            failures_to_open: delivery.breaker_failures,
+            successes_to_close: delivery.breaker_successes,
+            wait_ms: delivery.breaker_wait_ms,
+            wait_ms_max: delivery.breaker_wait_ms_max,
+        },
+        failing: failing::Limits {
+            shown_after_ms: delivery.failing_after_ms,
+            disable_after_ms: delivery.disable_after_ms,
+            spread_ms: delivery.disable_spread_ms,
+        },
+        slow_ms: delivery.slow_ms,
+        rate_max: NonZeroU32::new(delivery.rate_per_endpoint_max),
+        fault_wait_ms: delivery.fault_wait_ms,
+        fault_wait_ms_max: delivery.fault_wait_ms_max,
+        overdue_ms_max: delivery.overdue_ms_max,
     }
 }
 

@@ -8,7 +8,7 @@ use super::posting::Entry;
 use super::value::{self, Known, Owed};
 use crate::model::{Delivery, EndpointId, EventId, Location, Status, Timestamp, resource_hash};
 use crate::store::Change;
-use crate::store::journal::codec::{AcceptedV1, ChangeV1, EndpointV1, KeyV1, MerchantV1, SettledV1, Undecodable};
+use crate::store::journal::codec::{AcceptedV1, ChangeV1, KeyV1, MerchantV1, SettledV1, Undecodable};
 
 /// An event was accepted at `location`.
 pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &AcceptedV1) -> Result<(), Undecodable> {
@@ -109,7 +109,7 @@ pub(crate) fn changed(overlay: &mut Overlay, changes: &[Change]) {
             }
             Change::DeleteMerchant(id) => overlay.remove(key::merchant(id)),
             Change::PutEndpoint(endpoint) => {
-                overlay.put(key::endpoint(endpoint.id), value::encode(&EndpointV1::of(endpoint)));
+                overlay.put(key::endpoint(endpoint.id), value::encode_endpoint(endpoint));
             }
             Change::DeleteEndpoint(id) => overlay.remove(key::endpoint(*id)),
             Change::PutKey(key) => overlay.put(key::key(key.id.0), value::encode(&KeyV1::of(key))),
