@@ -13,19 +13,21 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::dispatcher::{Control, Dispatcher, Tools, Vitals};
 use crate::entropy::Entropy;
+use crate::feed::{self, Feed, News};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Terms};
 use crate::outbox::Outbox;
+use crate::portal::{self, Portal};
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
-use crate::store::embedded::{EmbeddedStore, Fatal, OpenFault, Probes, Surroundings};
+use crate::store::embedded::{EmbeddedStore, Fatal, Probes, Surroundings};
 use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
 pub use crate::dispatcher::Resent;
 pub use crate::shard::{Limits as ShardLimits, Policy};
-pub use crate::store::embedded::Limits as StoreLimits;
+pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
 
 /// Notices that may wait for a dispatcher before commits wait for it.
 const NOTICES_MAX: usize = 16_384;
@@ -44,6 +46,10 @@ pub struct Limits {
     pub shard: ShardLimits,
     /// How endpoints are treated.
     pub policy: Policy,
+    /// Of links and sessions.
+    pub portal: portal::Limits,
+    /// Of those who watch.
+    pub feed: feed::Limits,
 }
 
 /// Everything the engine takes from the world.
@@ -95,6 +101,10 @@ pub struct Engine {
     pub history: History,
     /// Knows who there is.
     pub registry: Arc<Registry>,
+    /// Lets merchants into the dashboard.
+    pub portal: Portal,
+    /// Tells who watches what happens.
+    pub feed: Arc<Feed>,
     /// Figures.
     pub metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -112,10 +122,11 @@ impl Engine {
         let (controls, controls_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::unbounded_channel()).unzip();
         let (notices, notices_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::channel(NOTICES_MAX)).unzip();
         let controls: Arc<[_]> = controls.into();
+        let feed = Arc::new(Feed::new(limits.feed));
         let around = Surroundings {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
-            sink: notice_sink(notices),
+            sink: notice_sink(notices, Arc::clone(&feed)),
             fatal,
             probes: probes(&metrics),
         };
@@ -134,7 +145,7 @@ impl Engine {
             transport,
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
-            entropy,
+            entropy: Arc::clone(&entropy),
             metrics: metrics.clone(),
         });
         let vitals: Vec<Arc<Vitals>> = (0..limits.shards).map(|_| Arc::default()).collect();
@@ -148,7 +159,9 @@ impl Engine {
         Ok(Engine {
             outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
             history: History::new(Arc::clone(&store)),
+            portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
             registry,
+            feed,
             metrics,
             clock,
             store,
@@ -189,6 +202,8 @@ impl Engine {
         self.metrics.journal_bytes.set(figures.journal_bytes as f64);
         self.metrics.disk_free_bytes.set(figures.free_bytes as f64);
         self.metrics.commit_queued.set(figures.queued as f64);
+        self.metrics.sessions.set(self.portal.session_count() as f64);
+        self.metrics.watchers.set(self.feed.watching() as f64);
         self.metrics.index_unwritten.set(figures.unindexed as f64);
         self.metrics.render()
     }
@@ -244,9 +259,14 @@ fn take_up(
     Ok(())
 }
 
-fn notice_sink(notices: Vec<mpsc::Sender<Notice>>) -> NoticeSink {
+fn notice_sink(notices: Vec<mpsc::Sender<Notice>>, feed: Arc<Feed>) -> NoticeSink {
     Arc::new(move |notice: Notice| {
         let (Notice::Accepted(delivery) | Notice::Settled(delivery)) = &notice;
+        let news = match &notice {
+            Notice::Accepted(delivery) => News::Came(delivery.event),
+            Notice::Settled(delivery) => News::Changed(delivery.event),
+        };
+        feed.tell(&delivery.merchant, news);
         // Refused only when the dispatcher has drained; the outbox keeps what it would have taken.
         let _ = notices[shard_of(&delivery.merchant, notices.len())].blocking_send(notice);
     })
@@ -314,6 +334,8 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
         ("disk_free_bytes", limits.store.free_bytes_min as f64),
         ("index_unwritten", limits.store.unindexed_max as f64),
+        ("sessions", limits.portal.sessions_max as f64),
+        ("watchers", limits.feed.watchers_max as f64),
     ] {
         metrics.limit(name, value);
     }

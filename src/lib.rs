@@ -26,15 +26,18 @@ pub mod transport;
 
 pub mod admin;
 pub mod api;
+pub mod feed;
 pub mod history;
 pub mod registry;
 
 pub mod cli;
 pub mod config;
+pub mod dashboard;
 pub mod engine;
 
 pub mod model;
 pub mod policy;
+pub mod portal;
 
 pub mod clock;
 pub mod entropy;

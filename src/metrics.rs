@@ -117,6 +117,10 @@ pub struct Metrics {
     pub commit_bytes: Histogram,
     /// Times the index was made anew.
     pub index_rebuilds: Counter,
+    /// Sessions of the dashboard.
+    pub sessions: Gauge,
+    /// Pages that watch for new events.
+    pub watchers: Gauge,
     /// 1 while the process takes work.
     pub ready: Gauge,
 }
@@ -183,6 +187,8 @@ impl Metrics {
             commit_records: of.histogram("posthaste_commit_records", Unit::Count, "Records in a group commit"),
             commit_bytes: of.histogram("posthaste_commit_size_bytes", Unit::Bytes, "Bytes in a group commit"),
             index_rebuilds: of.counter("posthaste_index_rebuilds_total", "Times the index was made anew"),
+            sessions: of.gauge("posthaste_dashboard_sessions", "Sessions of the dashboard"),
+            watchers: of.gauge("posthaste_dashboard_watchers", "Pages that watch for new events"),
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };

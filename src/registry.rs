@@ -176,8 +176,13 @@ impl Registry {
         if self.operator_digests.iter().any(|known| known.ct_eq(&digest).into()) {
             return Some(Role::Operator);
         }
+        self.role_of(&digest)
+    }
+
+    /// Whom the key with this digest speaks for, where it is one that is kept here.
+    pub fn role_of(&self, digest: &Digest) -> Option<Role> {
         let state = self.state();
-        let key = state.keys.get(state.keys_by_digest.get(&digest)?)?;
+        let key = state.keys.get(state.keys_by_digest.get(digest)?)?;
         Some(key.role.clone())
     }
 
@@ -243,10 +248,15 @@ impl Registry {
         Ok(true)
     }
 
-    /// Switches an endpoint off on the product's own account, unless the merchant changed it meanwhile.
+    /// Switches an endpoint off on the product's own account, unless the merchant changed it meanwhile. Then its state
+    /// is told again: whoever asks holds its deliveries already, and would hold them for good.
     pub async fn disable(&self, seen: &Endpoint, reason: DisabledReason) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
-        let Some(endpoint) = self.unchanged(seen) else { return Ok(()) };
+        let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
+        if !is_seen(&endpoint, seen) {
+            (self.sink)(EndpointChange::Put(endpoint));
+            return Ok(());
+        }
         let state = EndpointState::Disabled(reason);
         let disabled = Endpoint { state, updated_at: self.clock.now(), ..(*endpoint).clone() };
         self.apply(vec![Change::PutEndpoint(disabled)]).await
@@ -256,14 +266,11 @@ impl Registry {
     /// merchant changed it meanwhile. That is no change of the config.
     pub async fn mark_failing(&self, seen: &Endpoint, since: Option<Timestamp>) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
-        let Some(endpoint) = self.unchanged(seen).filter(|now| now.failing_since != since) else { return Ok(()) };
+        let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
+        if !is_seen(&endpoint, seen) || endpoint.failing_since == since {
+            return Ok(());
+        }
         self.apply(vec![Change::PutEndpoint(Endpoint { failing_since: since, ..(*endpoint).clone() })]).await
-    }
-
-    /// An endpoint as it is now, unless its config is another than the one seen.
-    fn unchanged(&self, seen: &Endpoint) -> Option<Arc<Endpoint>> {
-        let is_seen = |now: &Endpoint| *now == Endpoint { failing_since: now.failing_since, ..seen.clone() };
-        self.endpoint(seen.id).filter(|now| is_seen(now))
     }
 
     /// Makes a key. Its text is given out this once.
@@ -442,6 +449,11 @@ pub fn new_key(role: &Role, entropy: &dyn Entropy) -> String {
     let mut bytes = [0; 32];
     entropy.fill(&mut bytes);
     format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Whether an endpoint's config is still the one seen.
+fn is_seen(now: &Endpoint, seen: &Endpoint) -> bool {
+    *now == Endpoint { failing_since: now.failing_since, ..seen.clone() }
 }
 
 fn check(precondition: &Precondition, known: Option<&Endpoint>) -> Result<(), Rejected> {

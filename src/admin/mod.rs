@@ -6,6 +6,7 @@ mod health;
 mod keys;
 mod merchants;
 mod overview;
+mod portal;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,8 @@ pub struct Admin {
     pub engine: Arc<Engine>,
     /// Whether the process takes work.
     pub readiness: Readiness,
+    /// With what links to the merchants' dashboard begin.
+    pub dashboard_url: String,
 }
 
 /// Whether the process takes work: yes from the start, no once it stops.
@@ -52,6 +55,7 @@ pub fn routes(admin: Admin) -> Routes {
         .on(Method::POST, "/admin/v1/merchants/{id}/keys", keys::create_for_merchant)
         .on(Method::GET, "/admin/v1/merchants/{id}/keys", keys::list_of_merchant)
         .on(Method::DELETE, "/admin/v1/merchants/{id}/keys/{key_id}", keys::delete_of_merchant)
+        .on(Method::POST, "/admin/v1/merchants/{id}/portal", portal::create)
         .on(Method::POST, "/admin/v1/keys", keys::create)
         .on(Method::GET, "/admin/v1/keys", keys::list)
         .on(Method::DELETE, "/admin/v1/keys/{key_id}", keys::delete)

@@ -8,19 +8,15 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Api, not_configured, stopping};
-use crate::http::{Fields, HeaderMap, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response};
+use crate::http::{
+    Fields, HeaderMap, HeaderName, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response,
+};
 use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Ordering, Secret};
-use crate::policy::egress;
+use crate::policy::{egress, form};
 use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
 
 /// A config is far smaller.
 const BODY_BYTES_MAX: usize = 16 << 10;
-
-/// How long a replaced secret goes on signing where the merchant does not say.
-const SECRET_GRACE_S: u64 = 86_400;
-
-/// The longest grace that a merchant can ask for.
-const SECRET_GRACE_S_MAX: u64 = 7 * 86_400;
 
 /// The highest rate that a merchant can ask for; beyond it the in-flight limits decide.
 const RATE_PER_SECOND_MAX: u64 = 10_000;
@@ -78,7 +74,7 @@ fn read(body: &[u8], rules: &egress::Rules) -> Result<Config, Problem> {
     let event_types = event_types(&mut fields);
     let enabled = fields.optional_bool("enabled").unwrap_or(true);
     let secret = secret(&mut fields);
-    let grace_s = fields.optional_u64("secret_grace_seconds", SECRET_GRACE_S_MAX).unwrap_or(SECRET_GRACE_S);
+    let grace_s = fields.optional_u64("secret_grace_seconds", form::SECRET_GRACE_S_MAX).unwrap_or(form::SECRET_GRACE_S);
     let ordering = ordering(&mut fields);
     let rate = rate(&mut fields);
     fields.finish()?;
@@ -88,42 +84,28 @@ fn read(body: &[u8], rules: &egress::Rules) -> Result<Config, Problem> {
 
 fn url(fields: &mut Fields<'_>, rules: &egress::Rules) -> String {
     let Some(text) = fields.required_str("url") else { return String::new() };
-    match egress::target(&text, rules) {
-        Ok(target) => target.url,
-        Err(fault) => {
-            fields.fault("url", fault.code(), fault.to_string());
-            String::new()
-        }
-    }
+    form::url(&text, rules).unwrap_or_else(|fault| {
+        note(fields, fault);
+        String::new()
+    })
 }
 
 fn event_types(fields: &mut Fields<'_>) -> EventTypes {
-    let known = || EventType::ALL.map(EventType::as_str).join(", ");
     let words = match fields.optional_words("event_types") {
         None => return EventTypes::EVERY,
         Some(Words::One(word)) => {
             if word != "all" {
-                let detail = format!("must be \"all\" or a list of {}.", known());
+                let detail = format!("must be \"all\" or a list of {}.", form::known_types());
                 fields.fault("event_types", "unknown_event_type", detail);
             }
             return EventTypes::EVERY;
         }
         Some(Words::Many(words)) => words,
     };
-    if words.is_empty() {
-        let detail = "must not be empty. Name at least one type, or \"all\"; to pause delivery set enabled to false.";
-        fields.fault("event_types", "empty_event_types", detail);
-    }
-    let mut types = Vec::with_capacity(words.len());
-    for (i, word) in words.iter().enumerate() {
-        match word.parse::<EventType>() {
-            Ok(event_type) => types.push(event_type),
-            Err(_) => {
-                fields.fault(format!("event_types[{i}]"), "unknown_event_type", format!("must be one of {}.", known()));
-            }
-        }
-    }
-    EventTypes::only(types).unwrap_or(EventTypes::EVERY)
+    form::event_types(&words).unwrap_or_else(|faults| {
+        faults.into_iter().for_each(|fault| note(fields, fault));
+        EventTypes::EVERY
+    })
 }
 
 fn ordering(fields: &mut Fields<'_>) -> Ordering {
@@ -149,32 +131,43 @@ fn secret(fields: &mut Fields<'_>) -> SecretChange {
     match fields.nullable_str("secret") {
         None => SecretChange::Keep,
         Some(None) => SecretChange::Remove,
-        Some(Some(text)) => match Secret::new(&text) {
-            Some(secret) => SecretChange::Replace(secret),
-            None => {
-                let detail = format!("must have 1 to {} bytes; null removes it.", Secret::LEN_MAX);
-                fields.fault("secret", "invalid_length", detail);
+        Some(Some(text)) => match form::secret(&text) {
+            Ok(secret) => SecretChange::Replace(secret),
+            Err(fault) => {
+                note(fields, fault);
                 SecretChange::Keep
             }
         },
     }
 }
 
-/// `If-Match` and `If-None-Match: *` (RFC 9110 §13.1).
+fn note(fields: &mut Fields<'_>, fault: form::Fault) {
+    fields.fault(fault.field, fault.code, fault.detail);
+}
+
+/// `If-Match` or `If-None-Match: *` (RFC 9110 §13.1). Both at once have no use here and are refused.
 fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
-    let broken =
-        |name| Problem::bad_request("invalid_precondition", format!("The {name} header cannot be understood."));
-    if let Some(value) = headers.get(header::IF_NONE_MATCH) {
-        return if value == "*" { Ok(Precondition::Absent) } else { Err(broken("If-None-Match")) };
-    }
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Precondition::None) };
-    if value == "*" {
+    let broken = |what| Problem::bad_request("invalid_precondition", format!("{what} cannot be understood."));
+    let (matching, absent) = (joined(headers, &header::IF_MATCH), joined(headers, &header::IF_NONE_MATCH));
+    let matching = match (matching, absent.as_deref()) {
+        (None, None) => return Ok(Precondition::None),
+        (None, Some("*")) => return Ok(Precondition::Absent),
+        (Some(matching), None) => matching,
+        (None, Some(_)) => return Err(broken("The If-None-Match header")),
+        (Some(_), Some(_)) => return Err(broken("If-Match beside If-None-Match")),
+    };
+    if matching == "*" {
         return Ok(Precondition::Exists);
     }
-    let tags: Vec<String> =
-        value.to_str().map_err(|_| broken("If-Match"))?.split(',').map(|tag| tag.trim().to_owned()).collect();
+    let tags: Vec<String> = matching.split(',').map(|tag| tag.trim().to_owned()).collect();
     let is_tag = |tag: &String| tag.trim_start_matches("W/").starts_with('"') && tag.len() > 2 && tag.ends_with('"');
-    if tags.iter().all(is_tag) { Ok(Precondition::Tags(tags)) } else { Err(broken("If-Match")) }
+    if tags.iter().all(is_tag) { Ok(Precondition::Tags(tags)) } else { Err(broken("The If-Match header")) }
+}
+
+/// A list in several lines is one list (RFC 9110 §5.3). What is not ASCII becomes something that is no tag.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("")).collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 fn rejected(rejected: Rejected) -> Problem {

@@ -6,13 +6,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
-use url::form_urlencoded;
 
-use super::cursor::Cursor;
 use super::shown::{Detail, Item};
 use super::{Api, not_configured, stopping, unreadable};
 use crate::engine::{ResendFault, Resent};
-use crate::history::{HistoryItem, HistoryPage, HistoryQuery};
+use crate::history::{Question, Stretch};
 use crate::http::{HeaderValue, Problem, Query, Request, Response, StatusCode, header, response};
 use crate::model::{EventId, EventType, MerchantId, Status, Timestamp};
 
@@ -39,10 +37,16 @@ struct Queued {
 
 pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
-    let question = Question::read(&merchant, &mut request.query())?;
+    let question = question(&merchant, request.query())?;
     let page = api.engine.history.page(&question.query()).map_err(|error| unreadable(&error))?;
-    let page = question.turned(page);
-    let link = question.link(&request.path, &page);
+    let stretch = question.turned(page);
+    let link = link(&request.path, &question, &stretch);
+    let page = Page {
+        data: stretch.items.iter().map(Item::of).collect(),
+        has_more: stretch.more,
+        next_cursor: stretch.next,
+        prev_cursor: stretch.prev,
+    };
     let mut answer = response::json(StatusCode::OK, &page);
     if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
         answer.headers_mut().insert(header::LINK, link);
@@ -82,152 +86,47 @@ fn unknown_event() -> Problem {
 }
 
 /// What a client asks for, understood.
-struct Question {
-    merchant: MerchantId,
-    statuses: Vec<Status>,
-    event_types: Vec<EventType>,
-    resource_id: Option<String>,
-    first: EventId,
-    last: EventId,
-    descending: bool,
-    limit: usize,
-    cursor: Option<Cursor>,
-    /// The filters in one form, for binding cursors and for links.
-    filters: String,
+fn question(merchant: &MerchantId, mut query: Query<'_>) -> Result<Question, Problem> {
+    let statuses = Status::ALL.map(Status::as_str).join(", ");
+    let types = EventType::ALL.map(EventType::as_str).join(", ");
+    let mut question = Question::new(merchant, LIMIT);
+    question.statuses = query.all_parsed("status", &format!("must be one of {statuses}."));
+    question.event_types = query.all_parsed("event_type", &format!("must be one of {types}."));
+    question.resource_id = query.one("resource_id").map(std::borrow::Cow::into_owned);
+    if question.resource_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > RESOURCE_ID_LEN_MAX) {
+        query.fault("resource_id", "invalid_parameter", format!("must have 1 to {RESOURCE_ID_LEN_MAX} bytes."));
+    }
+    (question.first, question.last) = bounds(&mut query);
+    question.descending = match query.one("order").as_deref() {
+        None | Some("desc") => true,
+        Some("asc") => false,
+        Some(_) => {
+            query.fault("order", "invalid_parameter", "must be asc or desc.");
+            true
+        }
+    };
+    question.limit = limit(&mut query);
+    if let Some(text) = query.one("cursor")
+        && !question.go_on_at(&text)
+    {
+        let detail = "must be one that was given out for the same filters and order; begin again without it.";
+        query.fault("cursor", "invalid_cursor", detail);
+    }
+    query.finish()?;
+    Ok(question)
 }
 
-impl Question {
-    fn read(merchant: &MerchantId, query: &mut Query<'_>) -> Result<Question, Problem> {
-        let statuses = Status::ALL.map(Status::as_str).join(", ");
-        let types = EventType::ALL.map(EventType::as_str).join(", ");
-        let mut statuses: Vec<Status> = query.all_parsed("status", &format!("must be one of {statuses}."));
-        let mut event_types: Vec<EventType> = query.all_parsed("event_type", &format!("must be one of {types}."));
-        statuses.sort_unstable();
-        statuses.dedup();
-        event_types.sort_unstable();
-        event_types.dedup();
-        let resource_id = query.one("resource_id").map(std::borrow::Cow::into_owned);
-        if resource_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > RESOURCE_ID_LEN_MAX) {
-            query.fault("resource_id", "invalid_parameter", format!("must have 1 to {RESOURCE_ID_LEN_MAX} bytes."));
-        }
-        let (first, last) = bounds(query);
-        let descending = match query.one("order").as_deref() {
-            None | Some("desc") => true,
-            Some("asc") => false,
-            Some(_) => {
-                query.fault("order", "invalid_parameter", "must be asc or desc.");
-                true
-            }
-        };
-        let limit = limit(query);
-        let text = query.one("cursor");
-        let mut question = Question {
-            merchant: merchant.clone(),
-            statuses,
-            event_types,
-            resource_id,
-            first,
-            last,
-            descending,
-            limit,
-            cursor: None,
-            filters: String::new(),
-        };
-        question.filters = question.filters();
-        question.cursor = text.as_deref().and_then(|text| Cursor::open(text, &question.binding()));
-        if text.is_some() && question.cursor.is_none() {
-            let detail = "must be one that was given out for the same filters and order; begin again without it.";
-            query.fault("cursor", "invalid_cursor", detail);
-        }
-        std::mem::replace(query, Query::parse("")).finish()?;
-        Ok(question)
+/// RFC 8288.
+fn link(path: &str, question: &Question, stretch: &Stretch) -> Option<String> {
+    let (mut link, filters, limit) = (String::new(), question.filters(), question.limit);
+    for (rel, cursor) in [("next", &stretch.next), ("prev", &stretch.prev)] {
+        let Some(cursor) = cursor else { continue };
+        let comma = if link.is_empty() { "" } else { ", " };
+        let and = if filters.is_empty() { "" } else { "&" };
+        write!(link, "{comma}<{path}?{filters}{and}limit={limit}&cursor={cursor}>; rel=\"{rel}\"")
+            .expect("writing to a string succeeds");
     }
-
-    /// The question as the history understands it.
-    fn query(&self) -> HistoryQuery {
-        let backwards = self.cursor.is_some_and(|cursor| cursor.before);
-        let descending = self.descending != backwards;
-        let (mut first, mut last) = (self.first, self.last);
-        if let Some(cursor) = self.cursor {
-            if descending {
-                last = last.min(cursor.event.before());
-            } else {
-                first = first.max(cursor.event.after());
-            }
-        }
-        HistoryQuery {
-            merchant: self.merchant.clone(),
-            statuses: self.statuses.clone(),
-            event_types: self.event_types.clone(),
-            resource_id: self.resource_id.clone(),
-            first,
-            last,
-            descending,
-            limit: self.limit,
-        }
-    }
-
-    /// The page in the order asked for, with the cursors that lead on from it.
-    fn turned(&self, page: HistoryPage) -> Page {
-        let HistoryPage { mut items, more } = page;
-        let backwards = self.cursor.is_some_and(|cursor| cursor.before);
-        if backwards {
-            items.reverse();
-        }
-        let (before, after) = match self.cursor {
-            None => (false, more),
-            Some(_) if backwards => (more, true),
-            Some(_) => (true, more),
-        };
-        let seal = |item: &HistoryItem, before| Cursor { event: item.id, before }.seal(&self.binding());
-        Page {
-            has_more: after && !items.is_empty(),
-            next_cursor: items.last().filter(|_| after).map(|item| seal(item, false)),
-            prev_cursor: items.first().filter(|_| before).map(|item| seal(item, true)),
-            data: items.iter().map(Item::of).collect(),
-        }
-    }
-
-    /// RFC 8288.
-    fn link(&self, path: &str, page: &Page) -> Option<String> {
-        let mut link = String::new();
-        for (rel, cursor) in [("next", &page.next_cursor), ("prev", &page.prev_cursor)] {
-            let Some(cursor) = cursor else { continue };
-            let comma = if link.is_empty() { "" } else { ", " };
-            let and = if self.filters.is_empty() { "" } else { "&" };
-            let (filters, limit) = (&self.filters, self.limit);
-            write!(link, "{comma}<{path}?{filters}{and}limit={limit}&cursor={cursor}>; rel=\"{rel}\"")
-                .expect("writing to a string succeeds");
-        }
-        (!link.is_empty()).then_some(link)
-    }
-
-    fn binding(&self) -> String {
-        format!("{}?{}", self.merchant, self.filters)
-    }
-
-    fn filters(&self) -> String {
-        let mut text = form_urlencoded::Serializer::new(String::new());
-        for status in &self.statuses {
-            text.append_pair("status", status.as_str());
-        }
-        for event_type in &self.event_types {
-            text.append_pair("event_type", event_type.as_str());
-        }
-        if let Some(id) = &self.resource_id {
-            text.append_pair("resource_id", id);
-        }
-        if self.first > EventId::MIN {
-            text.append_pair("created[gte]", &self.first.accepted_at().to_string());
-        }
-        if self.last < EventId::MAX {
-            text.append_pair("created[lte]", &self.last.accepted_at().to_string());
-        }
-        if !self.descending {
-            text.append_pair("order", "asc");
-        }
-        text.finish()
-    }
+    (!link.is_empty()).then_some(link)
 }
 
 /// The ids of the time asked for: ids are ordered by the millisecond in which they were given out.

@@ -3,7 +3,6 @@
 //! Never shows one merchant anything of another, never returns a secret.
 
 mod config;
-mod cursor;
 mod events;
 mod shown;
 

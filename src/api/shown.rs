@@ -7,9 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::history::{Dossier, HistoryItem};
-use crate::model::{Attempt, ErrorCode, Event, Response, Sent};
-use crate::transport::{Headline, shown_headers};
+use crate::history::{Dossier, HistoryItem, request_headers};
+use crate::model::{Attempt, ErrorCode, Event, Response};
 
 /// A line of the history.
 #[derive(Serialize)]
@@ -122,24 +121,12 @@ fn shown(event: &Event, attempt: &Attempt) -> ShownAttempt {
         },
         status_code: attempt.outcome.status(),
         error_code: attempt.outcome.error().map(ErrorCode::as_str),
-        request_headers: attempt.sent.as_ref().map(|sent| request_headers(event, attempt, sent)).unwrap_or_default(),
+        request_headers: request_headers(event, attempt),
         response_headers: attempt.response.as_ref().map(response_headers).unwrap_or_default(),
         response_body: body,
         response_body_encoding: encoding,
         response_truncated: attempt.response.as_ref().is_some_and(|response| response.truncated),
     }
-}
-
-fn request_headers(event: &Event, attempt: &Attempt, sent: &Sent) -> Vec<(String, String)> {
-    let headline = Headline {
-        event: event.id,
-        event_type: event.event_type,
-        number: attempt.number,
-        sequence: event.sequence,
-        traceparent: event.traceparent.as_deref(),
-        payload_len: event.payload.len(),
-    };
-    shown_headers(&headline, sent)
 }
 
 fn response_headers(response: &Response) -> Vec<(String, String)> {

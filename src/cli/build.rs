@@ -10,13 +10,16 @@ use crate::admin::{self, Admin, Readiness};
 use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::dashboard::{self, Dashboard};
 use crate::engine::{self, Engine, Policy, ShardLimits, StoreLimits};
 use crate::entropy::{Entropy, SystemEntropy};
+use crate::feed;
 use crate::http::{Hooks, Routes, Server, Tls, TlsError};
 use crate::ingest::{self, Ingest, Pointers};
 use crate::metrics::Metrics;
 use crate::policy::retry::Schedule;
 use crate::policy::{breaker, egress, failing};
+use crate::portal;
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
 /// Why the parts cannot be made from this configuration; a sentence that says what to change.
@@ -106,7 +109,7 @@ pub(super) fn rules(config: &Config) -> egress::Rules {
 }
 
 pub(super) fn limits(config: &Config) -> engine::Limits {
-    let (storage, delivery) = (&config.storage, &config.delivery);
+    let (storage, delivery, dashboard) = (&config.storage, &config.delivery, &config.dashboard);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     engine::Limits {
         shards: if delivery.shards == 0 { cores } else { delivery.shards },
@@ -124,6 +127,7 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             in_flight_max: delivery.in_flight_max,
             in_flight_per_merchant_max: delivery.in_flight_per_merchant_max,
             in_flight_per_endpoint_max: delivery.in_flight_per_endpoint_max,
+            adaptive: delivery.adaptive,
             window_per_endpoint_max: delivery.window_max,
             window_max: delivery.window_total_max,
             payload_bytes_max: delivery.window_payload_bytes_max,
@@ -131,6 +135,19 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             ..ShardLimits::default()
         },
         policy: policy(delivery),
+        portal: portal::Limits {
+            link_ttl_ms: dashboard.link_ttl_ms,
+            links_max: dashboard.links_max,
+            session_idle_ms: dashboard.session_idle_ms,
+            session_age_ms_max: dashboard.session_age_ms_max,
+            sessions_per_merchant_max: dashboard.sessions_per_merchant_max,
+            sessions_max: dashboard.sessions_max,
+            actions_per_minute_max: dashboard.actions_per_minute_max,
+        },
+        feed: feed::Limits {
+            watchers_max: dashboard.watchers_max,
+            watchers_per_merchant_max: dashboard.watchers_per_merchant_max,
+        },
     }
 }
 
@@ -177,9 +194,23 @@ pub(super) fn show_limits(config: &Config, metrics: &Metrics) {
     }
 }
 
-/// The routes of each listener, in the order of [`Config::listeners`].
-pub(super) fn routes(config: &Config, engine: &Arc<Engine>, sources: &Sources, readiness: &Readiness) -> [Routes; 3] {
+/// The routes of each listener, in the order of [`Config::listeners`]. `public` is the URL of the first one.
+pub(super) fn routes(
+    config: &Config,
+    engine: &Arc<Engine>,
+    sources: &Sources,
+    readiness: &Readiness,
+    public: &str,
+) -> [Routes; 3] {
+    let dashboard_url = config.dashboard.url.clone().unwrap_or_else(|| public.to_owned());
     let public = api::routes(Api { engine: Arc::clone(engine), rules: rules(config) });
+    let public = public.join(dashboard::routes(Dashboard {
+        engine: Arc::clone(engine),
+        clock: Arc::clone(&sources.clock),
+        entropy: Arc::clone(&sources.entropy),
+        rules: rules(config),
+        frame_ancestors: config.dashboard.frame_ancestors.clone(),
+    }));
     let events = &config.events;
     let pointers = [&events.card_transaction, &events.account_transaction, &events.account_topup, &events.card_state];
     let ingest = ingest::routes(Ingest {
@@ -200,7 +231,7 @@ pub(super) fn routes(config: &Config, engine: &Arc<Engine>, sources: &Sources, r
         }),
         record_skipped: events.record_skipped,
     });
-    let admin = admin::routes(Admin { engine: Arc::clone(engine), readiness: readiness.clone() });
+    let admin = admin::routes(Admin { engine: Arc::clone(engine), readiness: readiness.clone(), dashboard_url });
     [public, ingest, admin]
 }
 

@@ -118,8 +118,9 @@ impl Dev {
     }
 
     /// What is printed once the process serves: one line for scripts, or a page for people.
-    pub(super) fn introduction(&self, addresses: &[SocketAddr; 3], data_dir: &Path) -> String {
-        let [public, ingest, admin] = addresses.map(|address| format!("http://{address}"));
+    pub(super) fn introduction(&self, urls: [String; 3], data_dir: &Path) -> String {
+        let [public, ingest, admin] = urls;
+        let portal_url = Some(format!("{public}{}", self.engine.portal.mint(&self.merchant).path()));
         let ready = Ready {
             ready: true,
             public,
@@ -129,7 +130,7 @@ impl Dev {
             merchant_key: &self.kept.merchant_key,
             producer_key: &self.kept.producer_key,
             operator_key: &self.kept.operator_key,
-            portal_url: None,
+            portal_url,
             receiver_url: self.receiver.url(),
             secret: self.secret.as_deref(),
             data_dir: data_dir.display().to_string(),
@@ -144,6 +145,7 @@ impl Ready<'_> {
         let Ready { public, ingest, admin, receiver_url, data_dir, .. } = self;
         let Ready { merchant_id, merchant_key, producer_key, operator_key, .. } = self;
         let secret = self.secret.unwrap_or("none");
+        let portal_url = self.portal_url.as_deref().unwrap_or("none");
         format!(
             "\
 Posthaste is ready, on loopback, with everything in {data_dir}
@@ -152,6 +154,8 @@ Posthaste is ready, on loopback, with everything in {data_dir}
   producers   {ingest}   key {producer_key}
   operators   {admin}   key {operator_key}
   receiver    {receiver_url}   secret {secret}
+  dashboard   {portal_url}
+              (the link works once and for a few minutes; after that sign in with the merchant's key)
 
 Hand in an event; the receiver shows it here:
 

@@ -21,7 +21,7 @@ use super::dev::{self, Dev};
 use super::{ConfigOptions, EXIT_CONFIG, EXIT_DISK, fail, print};
 use crate::admin::Readiness;
 use crate::config::{Config, Log, LogFormat};
-use crate::engine::{Engine, World};
+use crate::engine::{Engine, OpenFault, StartFault, World};
 use crate::http::{Server, Tls};
 use crate::metrics::Metrics;
 use crate::model::{Digest, Role};
@@ -51,7 +51,7 @@ pub struct ServeOptions {
 }
 
 /// Serves until SIGTERM or SIGINT. 0 after a drain, 78 where the configuration cannot be served, 74 where
-/// the disk failed.
+/// the disk failed, at the start or later.
 pub fn serve(options: &ServeOptions) -> ExitCode {
     let sources = Sources::default();
     let scratch = (options.dev && options.source.data_dir.is_none()).then(|| build::temporary_dir(&*sources.entropy));
@@ -74,7 +74,7 @@ pub fn serve(options: &ServeOptions) -> ExitCode {
     }
     match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => fail(EXIT_CONFIG, why),
+        Err(Unserved { code, why }) => fail(code, why),
     }
 }
 
@@ -86,7 +86,37 @@ struct Bound {
     address: SocketAddr,
 }
 
-async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Result<(), String> {
+impl Bound {
+    /// Where clients find it.
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+/// Why it does not serve: the exit code, and a sentence for the operator.
+struct Unserved {
+    code: u8,
+    why: String,
+}
+
+impl From<String> for Unserved {
+    fn from(why: String) -> Unserved {
+        Unserved { code: EXIT_CONFIG, why }
+    }
+}
+
+impl From<StartFault> for Unserved {
+    fn from(fault: StartFault) -> Unserved {
+        let code = match fault {
+            StartFault::Open(OpenFault::Directory(_)) => EXIT_CONFIG,
+            StartFault::Open(OpenFault::Disk(_)) | StartFault::Read(_) => EXIT_DISK,
+        };
+        Unserved { code, why: fault.to_string() }
+    }
+}
+
+async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Result<(), Unserved> {
     // Before anything else, so that a signal during the start is not lost.
     let signals = Signals::hear().map_err(|error| format!("hearing signals: {error}"))?;
     let transport = build::transport(config, Arc::clone(&sources.clock)).map_err(|fault| fault.to_string())?;
@@ -96,12 +126,13 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
     if !options.dev && !has_operator(config, &engine) {
         return Err("there is no operator key, so nobody could administer this appliance: make one with \
                     `posthaste key` and put its digest into the configuration as auth.operator_key"
-            .to_owned());
+            .to_owned()
+            .into());
     }
     build::show_limits(config, &engine.metrics);
     let readiness = Readiness::default();
-    let routes = build::routes(config, &engine, sources, &readiness);
-    let addresses = bound.each_ref().map(|bound| bound.address);
+    let urls = bound.each_ref().map(Bound::url);
+    let routes = build::routes(config, &engine, sources, &readiness, &urls[0]);
     let mut listening =
         bound.into_iter().zip(config.listeners()).zip(routes).map(|((bound, (_, listener)), routes)| {
             let server = build::server(bound.section, listener, bound.tls, routes, &engine.metrics);
@@ -112,7 +143,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
         true => Some(Dev::prepare(&engine, sources, &config.storage.data_dir, options.json).await?),
         false => None,
     };
-    announce(&addresses, dev.as_ref(), &config.storage.data_dir);
+    announce(urls, dev.as_ref(), &config.storage.data_dir);
     let (stop, stopping) = watch::channel(Phase::Serving);
     let surfaces = async {
         tokio::join!(listen(public, &stopping, Phase::Draining), listen(ingest, &stopping, Phase::Draining));
@@ -123,6 +154,7 @@ async fn run(config: &Config, options: &ServeOptions, sources: &Sources) -> Resu
         signals
             .wait(|| {
                 readiness.end();
+                engine.feed.end();
                 engine.metrics.ready.set(0.0);
                 stop.send_replace(Phase::Draining);
             })
@@ -203,7 +235,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(LISTEN_BACKLOG)
 }
 
-fn start(config: &Config, sources: &Sources, transport: &Arc<HyperTransport>) -> Result<Engine, String> {
+fn start(config: &Config, sources: &Sources, transport: &Arc<HyperTransport>) -> Result<Engine, StartFault> {
     let world = World {
         clock: Arc::clone(&sources.clock),
         entropy: Arc::clone(&sources.entropy),
@@ -215,7 +247,7 @@ fn start(config: &Config, sources: &Sources, transport: &Arc<HyperTransport>) ->
         }),
         operator_digests: operator_digests(config),
     };
-    Engine::start(&config.storage.data_dir, &build::limits(config), world).map_err(|fault| fault.to_string())
+    Engine::start(&config.storage.data_dir, &build::limits(config), world)
 }
 
 fn operator_digests(config: &Config) -> Vec<Digest> {
@@ -226,11 +258,11 @@ fn has_operator(config: &Config, engine: &Engine) -> bool {
     config.auth.operator_key.is_some() || !engine.registry.keys(|role| *role == Role::Operator).is_empty()
 }
 
-fn announce(addresses: &[SocketAddr; 3], dev: Option<&Dev>, data_dir: &Path) {
-    let [public, ingest, admin] = addresses;
-    tracing::info!(%public, %ingest, %admin, data_dir = %data_dir.display(), "ready");
+fn announce(urls: [String; 3], dev: Option<&Dev>, data_dir: &Path) {
+    let [public, ingest, admin] = &urls;
+    tracing::info!(public, ingest, admin, data_dir = %data_dir.display(), "ready");
     if let Some(dev) = dev {
-        print(dev.introduction(addresses, data_dir));
+        print(dev.introduction(urls, data_dir));
     }
 }
 

@@ -3,7 +3,7 @@
 //! Never changes a value: what is out of bounds is refused, not cut.
 
 use super::units::{show_bytes, show_ms};
-use super::{Config, Delivery, Listener, Transport};
+use super::{Config, Dashboard, Delivery, Listener, Transport};
 
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
@@ -64,6 +64,7 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.bytes("events.body_bytes_max", events.body_bytes_max, KIB, 16 * MIB);
     check.count("events.batch_lines_max", events.batch_lines_max, 1, 100_000);
     check.bytes("events.batch_bytes_max", events.batch_bytes_max, KIB, GIB);
+    check_dashboard(&mut check, &config.dashboard);
     check.0
 }
 
@@ -79,8 +80,21 @@ fn check_policy(check: &mut Check, delivery: &Delivery) {
     check.ms("delivery.failing_after", delivery.failing_after_ms, 0, 30 * DAY_MS);
     check.ms("delivery.disable_after", delivery.disable_after_ms, 0, 365 * DAY_MS);
     check.ms("delivery.disable_spread", delivery.disable_spread_ms, 0, 30 * DAY_MS);
-    check.ms("delivery.overdue_max", delivery.overdue_ms_max, MINUTE_MS, 3650 * DAY_MS);
+    check.ms("delivery.overdue_max", delivery.overdue_ms_max, 0, 3650 * DAY_MS);
     check.count("delivery.parked_per_endpoint_max", delivery.parked_per_endpoint_max, 1, 1 << 20);
+}
+
+fn check_dashboard(check: &mut Check, dashboard: &Dashboard) {
+    check.ms("dashboard.link_ttl", dashboard.link_ttl_ms, 10 * SECOND_MS, DAY_MS);
+    check.count("dashboard.links_max", dashboard.links_max, 1, 1_000_000);
+    check.ms("dashboard.session_idle", dashboard.session_idle_ms, SECOND_MS, 7 * DAY_MS);
+    check.ms("dashboard.session_age_max", dashboard.session_age_ms_max, SECOND_MS, 30 * DAY_MS);
+    check.count("dashboard.sessions_per_merchant_max", dashboard.sessions_per_merchant_max, 1, 10_000);
+    check.count("dashboard.sessions_max", dashboard.sessions_max, 1, 1_000_000);
+    check.count("dashboard.watchers_per_merchant_max", dashboard.watchers_per_merchant_max, 0, 10_000);
+    check.count("dashboard.watchers_max", dashboard.watchers_max, 0, 1 << 20);
+    check.count("dashboard.actions_per_minute_max", dashboard.actions_per_minute_max as usize, 1, 1_000_000);
+    check.require("dashboard.frame_ancestors", dashboard.frame_ancestors.len() <= 32, "must have at most 32 entries");
 }
 
 fn check_listener(check: &mut Check, section: &str, listener: &Listener) {
@@ -160,6 +174,11 @@ pub(super) fn combinations(config: &Config) -> Vec<Finding> {
         "storage.segment_bytes",
         config.storage.segment_bytes,
     );
+    let dashboard = &config.dashboard;
+    let sessions = dashboard.sessions_per_merchant_max;
+    check.at_most("dashboard.sessions_per_merchant_max", sessions, "sessions_max", dashboard.sessions_max);
+    let watchers = dashboard.watchers_per_merchant_max;
+    check.at_most("dashboard.watchers_per_merchant_max", watchers, "watchers_max", dashboard.watchers_max);
     let auth = &config.auth;
     let one_key = auth.operator_key.is_none() || auth.operator_key_file.is_none();
     check.require("auth.operator_key", one_key, "must not be set together with operator_key_file");

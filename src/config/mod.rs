@@ -48,6 +48,8 @@ pub struct Config {
     pub egress: Egress,
     /// What producers hand in.
     pub events: Events,
+    /// The merchants' dashboard.
+    pub dashboard: Dashboard,
     /// The first operator key.
     pub auth: Auth,
     /// Logs.
@@ -180,6 +182,8 @@ pub struct Delivery {
     /// Between probes at most.
     #[serde(rename = "breaker_wait_max", deserialize_with = "units::ms")]
     pub breaker_wait_ms_max: u64,
+    /// Whether attempts at a time are earned.
+    pub adaptive: bool,
     /// Answers later than this earn no room.
     #[serde(rename = "slow_after", deserialize_with = "units::ms")]
     pub slow_ms: u64,
@@ -307,6 +311,39 @@ pub struct Pointers {
     /// To the resource's id.
     #[serde(deserialize_with = "pointers")]
     pub resource: Vec<String>,
+}
+
+/// `[dashboard]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dashboard {
+    /// With what portal links begin, where it is not the listener's address.
+    #[serde(deserialize_with = "origin")]
+    pub url: Option<String>,
+    /// Who may frame it.
+    #[serde(deserialize_with = "origins")]
+    pub frame_ancestors: Vec<String>,
+    /// Of a link.
+    #[serde(rename = "link_ttl", deserialize_with = "units::ms")]
+    pub link_ttl_ms: u64,
+    /// Links that wait.
+    pub links_max: usize,
+    /// Of a session without a request.
+    #[serde(rename = "session_idle", deserialize_with = "units::ms")]
+    pub session_idle_ms: u64,
+    /// Of any session.
+    #[serde(rename = "session_age_max", deserialize_with = "units::ms")]
+    pub session_age_ms_max: u64,
+    /// Sessions of a merchant.
+    pub sessions_per_merchant_max: usize,
+    /// Sessions in all.
+    pub sessions_max: usize,
+    /// Watching pages of a merchant.
+    pub watchers_per_merchant_max: usize,
+    /// Watching pages in all.
+    pub watchers_max: usize,
+    /// Of a merchant.
+    pub actions_per_minute_max: u32,
 }
 
 /// `[auth]`.
@@ -440,6 +477,26 @@ impl fmt::Debug for KeyDigest {
 fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     let text = String::deserialize(deserializer)?;
     Ok((!text.is_empty()).then(|| text.into()))
+}
+
+/// Scheme and authority, no more; empty: none.
+fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { as_origin(&text).map(Some).map_err(D::Error::custom) }
+}
+
+fn origins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?.iter().map(|text| as_origin(text).map_err(D::Error::custom)).collect()
+}
+
+/// It stands in headers and links of ours, so that it must be exactly what it seems.
+fn as_origin(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    match url.map(|url| url.origin().ascii_serialization()) {
+        Some(origin) if origin == text => Ok(origin),
+        Some(origin) => Err(format!("{text:?} is more than an origin: write {origin:?}")),
+        None => Err(format!("{text:?} is no origin: write \"https://cabinet.example.com\"")),
+    }
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {

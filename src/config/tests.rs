@@ -181,7 +181,7 @@ fn each_kind_of_fault_is_told() {
         ),
         ("[log]\nlevel = \"a=b=c\"", "posthaste.toml:2: log.level"),
         ("[storage]\ndata_dir = \"\"", "posthaste.toml:2: storage.data_dir"),
-        ("stray = 1", "posthaste.toml:1: stray = 1: is no key; the sections are admin, auth, delivery,"),
+        ("stray = 1", "posthaste.toml:1: stray = 1: is no key; the sections are admin, auth, dashboard, delivery,"),
         ("[strange]\nkey = 1", "posthaste.toml:2: strange.key = 1: is no key; the sections are"),
         ("public = 1", "posthaste.toml:1: public = 1: is a section"),
         ("[log\nx", "posthaste.toml:1: "),

@@ -20,7 +20,7 @@ pub use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub use hyper::{Method, StatusCode};
 pub use problem::{FieldError, Problem};
 pub use query::Query;
-pub use request::Request;
+pub use request::{Form, Request};
 pub use response::{Body, Response};
 pub use route::{Router, Routes};
 pub use server::{Drained, Hooks, Limits, Server};

@@ -1,6 +1,7 @@
 //! Reads a query string, or a form, parameter by parameter and collects every fault.
 //!
-//! Never guesses: an unknown or repeated parameter is refused, so that a typing error cannot widen a filter.
+//! Never guesses: an unknown, repeated or unreadable parameter is refused, so that a typing error cannot widen a
+//! filter.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -9,6 +10,7 @@ use hyper::StatusCode;
 use url::form_urlencoded;
 
 use super::problem::{FieldError, Problem};
+use super::route::percent_decode;
 
 /// The parameters that nobody has taken yet, and the faults so far. Readers never fail; [`Query::finish`] does.
 pub struct Query<'a> {
@@ -17,9 +19,19 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// From `a=1&b=2`, percent-decoded.
+    /// From `a=1&b=2`, percent-decoded. What is not percent-encoded UTF-8 is noted as a fault.
     pub fn parse(text: &'a str) -> Query<'a> {
-        Query { parameters: form_urlencoded::parse(text.as_bytes()).collect(), faults: Vec::new() }
+        let mut query = Query { parameters: Vec::new(), faults: Vec::new() };
+        for piece in text.split('&') {
+            for (name, value) in form_urlencoded::parse(piece.as_bytes()) {
+                if percent_decode(piece).is_some() {
+                    query.parameters.push((name, value));
+                } else {
+                    query.fault(name, "invalid_parameter", "is not percent-encoded UTF-8.");
+                }
+            }
+        }
+        query
     }
 
     /// A parameter that may be given once.
@@ -90,7 +102,7 @@ mod tests {
 
     #[test]
     fn unknown_repeated_and_wrong_parameters_are_named() {
-        let mut query = Query::parse("limit=x&order=a&order=b&n=1&n=y&statu=failed");
+        let mut query = Query::parse("limit=x&order=a&order=b&n=1&n=y&statu=failed&q=%ff&100%=1");
         query.parsed::<u32>("limit", "must be a number.");
         query.one("order");
         query.all_parsed::<u32>("n", "must be a number.");
@@ -100,6 +112,8 @@ mod tests {
         assert_eq!(
             faults,
             [
+                ("q", "invalid_parameter"),
+                ("100%", "invalid_parameter"),
                 ("limit", "invalid_parameter"),
                 ("order", "duplicate_parameter"),
                 ("n", "invalid_parameter"),

@@ -13,6 +13,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use url::form_urlencoded;
 
 use super::problem::Problem;
 use super::query::Query;
@@ -103,6 +104,20 @@ impl Request {
         self.read_body(bytes_max).await
     }
 
+    /// A form of at most `bytes_max`, as browsers send it (URL Standard, application/x-www-form-urlencoded).
+    pub async fn read_form(&mut self, bytes_max: usize) -> Result<Form, Problem> {
+        self.require_content_type(&["application/x-www-form-urlencoded"])?;
+        let body = self.read_body(bytes_max).await?;
+        Ok(Form(form_urlencoded::parse(&body).into_owned().collect()))
+    }
+
+    /// A cookie's value (RFC 6265 §5.4); the first where it is sent more than once.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        let lines = self.headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
     /// 415 where a content type is given that is none of `accepted`, or a charset that is not UTF-8.
     pub fn require_content_type(&self, accepted: &[&str]) -> Result<(), Problem> {
         let Some(given) = self.headers.get(header::CONTENT_TYPE) else {
@@ -119,6 +134,28 @@ impl Request {
         }
         let detail = format!("Send Content-Type: {} in UTF-8.", accepted.join(" or "));
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+    }
+}
+
+/// The fields of a form. What is absent and what is empty is not told apart: browsers do not.
+#[derive(Clone, Default)]
+pub struct Form(Vec<(String, String)>);
+
+impl Form {
+    /// The first value of a field.
+    pub fn text(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// Every value of a field.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a box is checked.
+    pub fn is_checked(&self, name: &str) -> bool {
+        !self.text(name).is_empty()
     }
 }
 

@@ -1,6 +1,6 @@
-//! Answers: JSON, NDJSON, bytes, nothing.
+//! Answers: JSON, NDJSON, HTML, bytes, nothing.
 //!
-//! Never sets what every answer carries (`Cache-Control`, `Request-Id`, …): the connection does.
+//! Never sets what every answer carries (`Request-Id`, `Cache-Control` where there is none, …): the connection does.
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -32,6 +32,21 @@ pub fn empty() -> Response {
 /// 200 with one JSON value per line, as `lines` already is.
 pub fn ndjson(lines: Bytes) -> Response {
     bytes(StatusCode::OK, "application/x-ndjson", lines)
+}
+
+/// A page.
+pub fn html(status: StatusCode, text: String) -> Response {
+    bytes(status, "text/html; charset=utf-8", Bytes::from(text))
+}
+
+/// 303: the answer to a form is another page, so that reloading it sends nothing twice. `target` is one of our
+/// own paths with a query of visible ASCII.
+pub fn see_other(target: &str) -> Response {
+    let mut answer = Response::new(whole(Bytes::new()));
+    *answer.status_mut() = StatusCode::SEE_OTHER;
+    let target = HeaderValue::from_str(target).expect("a path of ours is visible ASCII");
+    answer.headers_mut().insert(header::LOCATION, target);
+    answer
 }
 
 /// `content` as it is.

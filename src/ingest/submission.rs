@@ -158,9 +158,11 @@ fn content(event_type: EventType, merchant: &MerchantId, resource: Option<&str>,
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= ID_LEN_MAX);
-    let detail = format!("The Idempotency-Key header must have 1 to {ID_LEN_MAX} visible ASCII characters.");
+    let key = key.filter(|_| values.next().is_none());
+    let detail = format!("Send one Idempotency-Key header of 1 to {ID_LEN_MAX} visible ASCII characters.");
     key.map(Some).ok_or_else(|| Problem::bad_request("invalid_idempotency_key", detail))
 }
 

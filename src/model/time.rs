@@ -3,13 +3,14 @@
 //! Never reads a clock: every `Timestamp` is handed in.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The earliest representable moment that still prints as a date.
+    /// The Unix epoch: earlier than every moment that the product will meet.
     pub const ZERO: Timestamp = Timestamp(0);
     /// Later than every moment that the product will meet.
     pub const MAX: Timestamp = Timestamp(i64::MAX);
@@ -40,16 +41,20 @@ impl Timestamp {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
     }
 
-    /// From RFC 3339 text with any offset. `None` where it is not that.
+    /// From RFC 3339 text with any offset. `None` where it is not that, or not of the years 0000 to 9999.
     pub fn parse(text: &str) -> Option<Timestamp> {
-        text.parse::<jiff::Timestamp>().ok().map(|t| Timestamp(t.as_millisecond()))
+        let ms = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
+        SHOWN_MS.contains(&ms).then_some(Timestamp(ms))
     }
 }
 
-/// RFC 3339, UTC, always three digits of milliseconds.
+/// What RFC 3339 can show: the years 0000 to 9999, but for the last hours, which some offset moves into 10000.
+const SHOWN_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_207_200_000;
+
+/// RFC 3339, UTC, always three digits of milliseconds. What is too far off is shown as far as it goes.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let clamped = self.0.clamp(0, 253_402_207_200_000);
+        let clamped = self.0.clamp(*SHOWN_MS.start(), *SHOWN_MS.end());
         let moment = jiff::Timestamp::from_millisecond(clamped).map_err(|_| fmt::Error)?;
         write!(f, "{moment:.3}")
     }
@@ -63,7 +68,9 @@ mod tests {
     fn prints_milliseconds_always() {
         assert_eq!(Timestamp::from_ms(1_700_000_000_000).to_string(), "2023-11-14T22:13:20.000Z");
         assert_eq!(Timestamp::from_ms(1_700_000_000_001).to_string(), "2023-11-14T22:13:20.001Z");
+        assert_eq!(Timestamp::from_ms(-1).to_string(), "1969-12-31T23:59:59.999Z");
         assert!(Timestamp::MAX.to_string().starts_with("9999-"));
+        assert!(Timestamp::from_ms(i64::MIN).to_string().starts_with("0000-"));
     }
 
     #[test]
@@ -71,7 +78,9 @@ mod tests {
         let moment = Timestamp::from_ms(1_700_000_000_123);
         assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment));
         assert_eq!(Timestamp::parse("2023-11-14T23:13:20.123+01:00"), Some(moment));
-        assert_eq!(Timestamp::parse("yesterday"), None);
+        for text in ["yesterday", "-000001-12-31T23:59:59Z", "9999-12-31T23:59:59Z"] {
+            assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
     }
 
     #[test]

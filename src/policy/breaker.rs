@@ -64,8 +64,8 @@ impl Breaker {
             State::Closed { failures, successes } => {
                 *failures = failures.saturating_add(1);
                 *successes = 0;
-                let many = limits.failures_to_open > 0 && *failures >= limits.failures_to_open;
-                (many || asked_ms(outcome) > 0).then(|| self.open(limits, now, outcome, chance))
+                let reason = *failures >= limits.failures_to_open || asked_ms(outcome) > 0;
+                (reason && limits.failures_to_open > 0).then(|| self.open(limits, now, outcome, chance))
             }
         }
     }

@@ -6,6 +6,7 @@
 pub mod breaker;
 pub mod egress;
 pub mod failing;
+pub mod form;
 pub mod pacing;
 pub mod retry;
 pub mod routing;

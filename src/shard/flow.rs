@@ -7,7 +7,7 @@ use crate::policy::breaker::Breaker;
 use crate::policy::failing::{Streak, Turn};
 use crate::policy::pacing::{Bucket, Pace};
 
-use super::Policy;
+use super::{Limits, Policy};
 
 /// The steady clock of a shard: as fast as the wall clock, and never back. A wait that was set before the
 /// wall clock went back must not last for as long as it went.
@@ -57,8 +57,10 @@ impl Flow {
     }
 
     /// Whether one more attempt may begin beside `in_flight` others.
-    pub(super) fn admits(&self, in_flight: usize, in_flight_max: usize) -> bool {
-        self.hold.is_none() && in_flight < self.pace.room().min(in_flight_max) && self.breaker.admits(in_flight)
+    pub(super) fn admits(&self, in_flight: usize, limits: &Limits) -> bool {
+        let earned = if limits.adaptive { self.pace.room() } else { usize::MAX };
+        let room = earned.min(limits.in_flight_per_endpoint_max);
+        self.hold.is_none() && in_flight < room && self.breaker.admits(in_flight)
     }
 
     /// An attempt begins.

@@ -16,6 +16,8 @@ pub struct Limits {
     pub in_flight_per_merchant_max: usize,
     /// Attempts in flight for one endpoint.
     pub in_flight_per_endpoint_max: usize,
+    /// Whether an endpoint earns its attempts at a time one by one, or has them from the beginning.
+    pub adaptive: bool,
     /// Deliveries that settle at once; past it nothing leaves until the store catches up. It is also how
     /// many attempts a crash can repeat, beside those in flight.
     pub settling_max: usize,
@@ -30,7 +32,7 @@ pub struct Limits {
     /// Deliveries of one page.
     pub page_max: usize,
     /// Deliveries of one ordered endpoint that are out of their order on disk and hence remembered in
-    /// memory. Past it nothing is tried there for the first time.
+    /// memory. Past it first attempts are made there one at a time, and only while none of these can leave.
     pub parked_per_endpoint_max: usize,
 }
 
@@ -40,6 +42,7 @@ impl Default for Limits {
             in_flight_max: 2048,
             in_flight_per_merchant_max: 32,
             in_flight_per_endpoint_max: 8,
+            adaptive: true,
             settling_max: 16_384,
             window_per_endpoint_max: 256,
             window_max: 100_000,
@@ -57,6 +60,7 @@ impl Limits {
             in_flight_max: self.in_flight_max.max(1),
             in_flight_per_merchant_max: self.in_flight_per_merchant_max.max(1),
             in_flight_per_endpoint_max: self.in_flight_per_endpoint_max.max(1),
+            adaptive: self.adaptive,
             settling_max: self.settling_max.max(1),
             window_per_endpoint_max: self.window_per_endpoint_max.max(1),
             window_max: self.window_max.max(1),
@@ -85,7 +89,7 @@ pub struct Policy {
     pub fault_wait_ms: u64,
     /// The longest wait after a fault of our own.
     pub fault_wait_ms_max: u64,
-    /// A delivery that has been due for so long without leaving has failed.
+    /// A delivery that has been due for so long without leaving has failed; 0: never.
     pub overdue_ms_max: u64,
 }
 

@@ -54,7 +54,9 @@ use crate::policy::failing;
 use flow::Steady;
 pub use limits::{Limits, Policy};
 use queue::{Queue, Turn, Weight};
-use timing::{attempt_at, expiry_at, has_room_to_end, move_entry, page_at, page_room, wants_cancel, window_room};
+use timing::{
+    attempt_at, expiry_at, has_room_to_end, is_shut, move_entry, page_at, page_room, wants_cancel, window_room,
+};
 use turns::Turns;
 
 /// Whether an endpoint's deliveries leave.
@@ -221,7 +223,7 @@ impl Shard {
         let steady = self.steady.at(now);
         self.wake(steady);
         self.promote(now);
-        self.poll_refill().or_else(|| self.poll_ending(now)).or_else(|| self.poll_attempt(now, steady))
+        self.poll_ending(now).or_else(|| self.poll_refill()).or_else(|| self.poll_attempt(now, steady))
     }
 
     /// An attempt has ended at `now`. Frees its permits; the delivery settles until it is confirmed.
@@ -391,8 +393,7 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&endpoint) else { continue };
             queue.places.wanted = false;
             let limit = page_room(queue, &self.limits, self.totals.windowed);
-            let held = queue.gate == Gate::Held && !queue.expiring;
-            let wanted = !held && limit > 0 && queue.page_due().is_some();
+            let wanted = !is_shut(queue) && limit > 0 && queue.page_due().is_some();
             let from = wanted.then(|| queue.ask());
             self.arrange(endpoint);
             if let Some(from) = from {
@@ -440,7 +441,8 @@ impl Shard {
             let delivery = match closed {
                 true if !wants_cancel(queue, &self.limits) => None,
                 true => queue.end_first(None),
-                false if !has_room_to_end(queue, &self.limits) => None,
+                // Listed as closed, and opened since.
+                false if !has_room_to_end(queue, &self.limits) || self.policy.overdue_ms_max == 0 => None,
                 false => queue.end_first(Some(overdue)),
             };
             // What may be overdue and is still on disk, its page will say.

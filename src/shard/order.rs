@@ -72,7 +72,7 @@ impl Order {
     }
 
     /// Whether a delivery in memory, whose turn it is, may leave.
-    pub(super) fn precedence(&mut self, delivery: &Delivery, parked_max: usize) -> Precedence {
+    pub(super) fn precedence(&mut self, delivery: &Delivery) -> Precedence {
         if !is_ordered(delivery) {
             return Precedence::First;
         }
@@ -81,7 +81,7 @@ impl Order {
         if sequence == delivery.sequence {
             return Precedence::First;
         }
-        if delivery.key() < key && (self.parked < parked_max || is_parked(delivery)) {
+        if delivery.key() < key {
             return Precedence::Behind(key);
         }
         self.blocked.entry(delivery.resource).or_default().insert(delivery.key());

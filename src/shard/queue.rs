@@ -124,7 +124,8 @@ impl Queue {
     /// Takes what somebody made of the endpoint.
     pub(super) fn change(&mut self, gate: Gate, terms: Terms) {
         let reopened = self.gate != Gate::Open && gate == Gate::Open;
-        let ordered = terms.ordering == Ordering::Resource;
+        // What is canceled needs no order.
+        let ordered = terms.ordering == Ordering::Resource && gate != Gate::Closed;
         let reordered = ordered != self.order.is_some();
         if reopened || terms.changed_at != self.flow.terms.changed_at {
             self.flow.restart(terms);
@@ -196,7 +197,7 @@ impl Queue {
             let key = self.turn(now, parked_max)?;
             let delivery = self.window.get(&key).or_else(|| self.fresh.get(&key)).expect("what may leave is in memory");
             let precedence = match &mut self.order {
-                Some(order) => order.precedence(delivery, parked_max),
+                Some(order) => order.precedence(delivery),
                 None => Precedence::First,
             };
             match precedence {
@@ -354,8 +355,9 @@ impl Queue {
 
     /// When the first delivery that may leave is due.
     pub(super) fn next_due(&self, parked_max: usize) -> Option<Timestamp> {
-        let firsts = self.firsts.first().filter(|_| self.may_begin(parked_max));
-        firsts.into_iter().chain(self.retries.first()).map(|(due, _)| *due).min().filter(|_| self.survey.is_none())
+        let first = self.firsts.first().filter(|key| self.may_begin(parked_max) && self.may_leave(key));
+        let retry = self.retries.first().filter(|key| self.may_leave(key));
+        first.into_iter().chain(retry).map(|(due, _)| *due).min()
     }
 
     /// Whether the whole outbox is to be read, and what is under way has to end first.
@@ -400,23 +402,38 @@ impl Queue {
     fn admit(&mut self, delivery: Delivery) {
         if self.refill.is_some() || self.is_below_bound(delivery.key()) {
             self.insert(delivery);
-        } else if delivery.attempts == 0 && self.order.is_none() && self.gate == Gate::Open {
+        } else if self.lets_pass(&delivery) {
             self.enlist(&delivery);
             self.fresh.insert(delivery.key(), delivery);
         }
     }
 
+    /// Whether a delivery past the bound is to pass the retries that fill the window. It passes no first
+    /// attempt that is there.
+    fn lets_pass(&self, delivery: &Delivery) -> bool {
+        let only_retries = self.firsts.len() == self.fresh.len();
+        delivery.attempts == 0 && only_retries && self.order.is_none() && self.gate == Gate::Open
+    }
+
     /// The key whose turn it is, of those that are due at `now`.
     fn turn(&self, now: Timestamp, parked_max: usize) -> Option<DueKey> {
-        let is_due = |key: &DueKey| key.0 <= now;
+        let is_due = |key: &DueKey| key.0 <= now && self.may_leave(key);
         let first = self.firsts.first().copied().filter(is_due).filter(|_| self.may_begin(parked_max));
         let retry = self.retries.first().copied().filter(is_due);
         if self.retried_last { first.or(retry) } else { retry.or(first) }
     }
 
-    /// Whether first attempts may leave: not while too many others have to be remembered.
+    /// Whether a delivery may leave at all. At an ordered endpoint not while the one before it may still come
+    /// with a page.
+    fn may_leave(&self, key: &DueKey) -> bool {
+        self.order.is_none() || (self.survey.is_none() && self.is_below_bound(*key))
+    }
+
+    /// Whether first attempts may leave: not while too many others have to be remembered, unless nothing else
+    /// can be done that would make them fewer.
     fn may_begin(&self, parked_max: usize) -> bool {
-        self.order.as_ref().is_none_or(|order| order.parked() < parked_max)
+        let busy = !(self.retries.is_empty() && self.in_flight.is_empty() && self.settling.is_empty());
+        self.order.as_ref().is_none_or(|order| order.parked() < parked_max || !busy)
     }
 
     /// Those that were blocked for one of this resource may come first now.
@@ -425,7 +442,7 @@ impl Queue {
         for key in order.release(resource) {
             // Unless somebody has taken it out meanwhile.
             let Some(delivery) = self.window.get(&key) else { continue };
-            let lane = if delivery.attempts == 0 { &mut self.firsts } else { &mut self.retries };
+            let lane = if is_first(delivery, true) { &mut self.firsts } else { &mut self.retries };
             lane.insert(key);
         }
     }
@@ -477,7 +494,8 @@ impl Queue {
         self.payload_bytes += payload_len(delivery);
         let before = self.keys.insert(delivery.event, delivery.key());
         assert!(before.is_none(), "a delivery is in one place only");
-        let lane = if delivery.attempts == 0 { &mut self.firsts } else { &mut self.retries };
+        let ordered = self.order.is_some();
+        let lane = if is_first(delivery, ordered) { &mut self.firsts } else { &mut self.retries };
         lane.insert(delivery.key());
     }
 
@@ -489,6 +507,11 @@ impl Queue {
         self.payload_bytes -= payload_len(&delivery);
         Some(delivery)
     }
+}
+
+/// Whether a delivery counts as a first attempt. One that was moved behind another has had its turn.
+fn is_first(delivery: &Delivery, ordered: bool) -> bool {
+    delivery.attempts == 0 && !(ordered && is_parked(delivery))
 }
 
 /// Leaves the payload to the disk.

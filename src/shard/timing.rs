@@ -11,7 +11,7 @@ use super::{Gate, Limits, Policy};
 
 /// When the endpoint's next delivery may leave; `None` where it waits for something else than time.
 pub(super) fn attempt_at(queue: &Queue, limits: &Limits) -> Option<Timestamp> {
-    let free = queue.flow.admits(queue.weight().in_flight, limits.in_flight_per_endpoint_max);
+    let free = queue.flow.admits(queue.weight().in_flight, limits);
     let due = queue.next_due(limits.parked_per_endpoint_max);
     due.filter(|_| queue.gate == Gate::Open && free && !queue.places.ready)
 }
@@ -20,19 +20,25 @@ pub(super) fn attempt_at(queue: &Queue, limits: &Limits) -> Option<Timestamp> {
 /// A closed endpoint needs it at once.
 pub(super) fn page_at(queue: &Queue, limits: &Limits, windowed: usize) -> Option<Timestamp> {
     let low = limits.page_max.min(limits.window_per_endpoint_max).div_ceil(4);
-    let wanted = (queue.gate != Gate::Held || queue.expiring)
-        && !queue.places.wanted
-        && queue.window_len() < low
-        && page_room(queue, limits, windowed) > 0;
+    let wanted =
+        !is_shut(queue) && !queue.places.wanted && queue.window_len() < low && page_room(queue, limits, windowed) > 0;
     queue.page_due().filter(|_| wanted)
 }
 
 /// When something may be overdue: in memory, or, at a held endpoint, on disk. A closed one has no such time.
 pub(super) fn expiry_at(queue: &Queue, limits: &Limits, policy: &Policy) -> Option<Timestamp> {
-    let on_disk = queue.bound_due().filter(|_| queue.gate == Gate::Held && !queue.expiring);
+    let on_disk = queue.page_due().filter(|_| queue.gate == Gate::Held && !queue.expiring);
     let due = queue.first_due().into_iter().chain(on_disk).min();
-    let wanted = queue.gate != Gate::Closed && !queue.places.ending && has_room_to_end(queue, limits);
+    let wanted = policy.overdue_ms_max > 0
+        && queue.gate != Gate::Closed
+        && !queue.places.ending
+        && has_room_to_end(queue, limits);
     due.filter(|_| wanted).map(|due| due.plus_ms(policy.overdue_ms_max))
+}
+
+/// Whether an endpoint gets no pages: held, and nothing that may be overdue is left to be read.
+pub(super) fn is_shut(queue: &Queue) -> bool {
+    queue.gate == Gate::Held && !(queue.expiring && queue.window_len() == 0)
 }
 
 /// How many deliveries a page may bring: what the window has room for.

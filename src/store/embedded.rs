@@ -106,8 +106,14 @@ pub struct Surroundings {
 
 /// Why the store did not open; a sentence for the operator that says what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenFault(String);
+pub enum OpenFault {
+    /// The directory cannot be had: another process has it, or it may not be used.
+    #[error("{0}")]
+    Directory(String),
+    /// The disk failed, or what it holds cannot be used.
+    #[error("{0}")]
+    Disk(String),
+}
 
 /// The store on disk.
 pub struct EmbeddedStore {
@@ -134,7 +140,7 @@ impl EmbeddedStore {
         let lock = take(dir)?;
         let recovered = recover(dir, &limits, &around)?;
         let Recovered { journal, index, last_event } = recovered;
-        let catalog_fault = |error: StoreError| OpenFault(error.to_string());
+        let catalog_fault = |error: StoreError| OpenFault::Disk(error.to_string());
         let sequences = super::query::sequences(&index).map_err(catalog_fault)?;
         let catalog = super::query::catalog(&index).map_err(catalog_fault)?;
         let merchants: HashSet<MerchantId> = catalog.merchants.iter().map(|m| m.id.clone()).collect();
@@ -391,10 +397,10 @@ fn recover(dir: &Path, limits: &Limits, around: &Surroundings) -> Result<Recover
     let (index, watermark) = match Index::open(&index_dir, limits.index_cache_bytes) {
         Ok(opened) => opened,
         Err(error) => {
-            let aside = set_aside(&index_dir).map_err(|e| OpenFault(e.to_string()))?;
+            let aside = set_aside(&index_dir).map_err(|e| OpenFault::Disk(e.to_string()))?;
             tracing::error!(%error, aside = %aside.display(), "the index cannot be used: making it anew from the journal");
             around.probes.index_rebuilds.increment(1);
-            Index::open(&index_dir, limits.index_cache_bytes).map_err(|e| OpenFault(e.to_string()))?
+            Index::open(&index_dir, limits.index_cache_bytes).map_err(|e| OpenFault::Disk(e.to_string()))?
         }
     };
     let start = watermark.map_or(Start::First, |w| Start::At(Location(w.next), w.number));
@@ -413,7 +419,7 @@ fn recover(dir: &Path, limits: &Limits, around: &Surroundings) -> Result<Recover
         Ok(())
     };
     let journal = journal::open(&dir.join("journal"), limits.segment_bytes, start, replay)
-        .map_err(|error: OpenError| OpenFault(error.to_string()))?;
+        .map_err(|error: OpenError| OpenFault::Disk(error.to_string()))?;
     let (end, number) = journal.end();
     index.overlay_mut().advance(Watermark { next: end.0, number, last_event: last_event.as_u128() });
     Ok(Recovered { journal, index: Arc::new(index), last_event })
@@ -445,7 +451,8 @@ fn replay(index: &Index, location: Location, record: &Record) -> Result<EventId,
 
 /// Makes the directory, readable by us alone, and takes it for this process.
 fn take(dir: &Path) -> Result<File, OpenFault> {
-    let fault = |doing: &str, error: std::io::Error| OpenFault(format!("{doing} {}: {error}", dir.display()));
+    let fault =
+        |doing: &str, error: std::io::Error| OpenFault::Directory(format!("{doing} {}: {error}", dir.display()));
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| fault("making", e))?;
     if let Some(parent) = fs::canonicalize(dir).ok().as_deref().and_then(Path::parent) {
         sync_dir(parent).map_err(|e| fault("syncing the parent of", e))?;
@@ -454,7 +461,7 @@ fn take(dir: &Path) -> Result<File, OpenFault> {
     let lock = File::options().create(true).truncate(false).write(true).open(&path);
     let lock = lock.map_err(|e| fault("opening the lock in", e))?;
     lock.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => OpenFault(format!(
+        fs::TryLockError::WouldBlock => OpenFault::Directory(format!(
             "{} is in use by another posthaste process; stop that one first, or give this one another --data-dir",
             dir.display()
         )),
@@ -464,7 +471,10 @@ fn take(dir: &Path) -> Result<File, OpenFault> {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenFault> {
-    std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| OpenFault(format!("starting a thread: {e}")))
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(|e| OpenFault::Disk(format!("starting a thread: {e}")))
 }
 
 fn free_bytes(dir: &Path) -> Option<u64> {

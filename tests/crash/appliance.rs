@@ -21,6 +21,7 @@ pub(crate) struct Launch {
     pub(crate) data_dir: PathBuf,
     log: PathBuf,
     environment: Vec<(String, String)>,
+    files_max: Option<u32>,
 }
 
 /// Where the listeners are.
@@ -43,7 +44,8 @@ pub(crate) struct Ended {
 impl Launch {
     /// A start in `root/data`, with the log beside it.
     pub(crate) fn under(root: &Path) -> Launch {
-        let launch = Launch { data_dir: root.join("data"), log: root.join("log"), environment: Vec::new() };
+        let launch =
+            Launch { data_dir: root.join("data"), log: root.join("log"), environment: Vec::new(), files_max: None };
         launch.with("POSTHASTE__AUTH__OPERATOR_KEY", OPERATOR_KEY)
     }
 
@@ -53,11 +55,20 @@ impl Launch {
         self
     }
 
+    /// A process that may have only so many files open.
+    pub(crate) fn with_files_max(self, max: u32) -> Launch {
+        Launch { files_max: Some(max), ..self }
+    }
+
     /// A process that has just been started and may not be ready.
     pub(crate) fn spawn(&self) -> Process {
         let log_from = fs::metadata(&self.log).map_or(0, |meta| meta.len());
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+        let program = env!("CARGO_BIN_EXE_posthaste");
+        let mut command = Command::new(if self.files_max.is_some() { "sh" } else { program });
+        if let Some(max) = self.files_max {
+            command.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), program]);
+        }
         command.args(["serve", "--dev", "--json", "--data-dir"]).arg(&self.data_dir);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::from(log));
@@ -113,13 +124,21 @@ impl Process {
         Ended { code: status.code(), log: self.log() }
     }
 
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name in brackets comes the state; a zombie has ended.
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    }
+
     /// SIGKILL: what a crash of the process leaves.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("a child of ours");
         self.child.wait().expect("a child of ours");
     }
 
-    fn log(&self) -> String {
+    /// What it has written to standard error in this run.
+    pub(crate) fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         let from = usize::try_from(self.log_from).expect("a log is short");
         String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
@@ -144,6 +163,11 @@ pub(crate) struct Appliance {
 impl Appliance {
     pub(crate) fn kill(self) {
         self.process.kill();
+    }
+
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.process.is_alive()
     }
 
     /// SIGTERM, and what came of it.

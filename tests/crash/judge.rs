@@ -33,6 +33,8 @@ pub(crate) struct Verdict {
     /// Taken by a receiver more often than once.
     pub(crate) duplicates: u64,
     pub(crate) faults: Vec<String>,
+    /// What the appliance could not read, and said so.
+    pub(crate) unreadable: Vec<String>,
 }
 
 pub(crate) fn is_waiting(status: &str) -> bool {
@@ -71,6 +73,7 @@ pub(crate) fn judge(scene: &Scene, at: &Addresses, evidence: &Evidence) -> Verdi
     }
     let mut stored: HashMap<String, Item> = HashMap::new();
     let mut by_resource: HashMap<String, String> = HashMap::new();
+    let mut unread = HashSet::new();
     for (nth, merchant) in scene.merchants.iter().enumerate() {
         match scene.access.history(at, &merchant.key) {
             Ok(items) => {
@@ -81,13 +84,22 @@ pub(crate) fn judge(scene: &Scene, at: &Addresses, evidence: &Evidence) -> Verdi
                 check_payloads(&mut verdict, scene, at, evidence, merchant, &items);
                 stored.extend(items.into_iter().map(|item| (item.id.clone(), item)));
             }
-            Err(fault) => verdict.note(format!("{}: {fault}", merchant.name)),
+            Err(fault) => {
+                unread.insert(nth);
+                verdict.unreadable.push(format!("{}: {fault}", merchant.name));
+            }
         }
     }
+    let mut evidence = evidence.clone();
+    evidence.submitted.retain(|_, event| !unread.contains(&event.merchant));
+    evidence.arrivals.retain(|arrival| !unread.contains(&arrival.merchant));
+    let evidence = &evidence;
     check_acks(&mut verdict, evidence, &stored);
     check_arrivals(&mut verdict, evidence, &stored);
     check_states(&mut verdict, scene, evidence, &stored);
-    check_counters(&mut verdict, scene, at);
+    if unread.is_empty() {
+        check_counters(&mut verdict, scene, at);
+    }
     check_owners(&mut verdict, scene, at, evidence);
     verdict
 }
@@ -143,7 +155,7 @@ fn check_payloads(
                     verdict.note(format!("{}: the stored payload of {} is another", item.id, item.resource));
                 }
             }
-            Err(fault) => verdict.note(fault),
+            Err(fault) => verdict.unreadable.push(fault),
         }
     }
 }
@@ -229,7 +241,7 @@ fn check_counters(verdict: &mut Verdict, scene: &Scene, at: &Addresses) {
 }
 
 fn check_owners(verdict: &mut Verdict, scene: &Scene, at: &Addresses, evidence: &Evidence) {
-    for (card, merchant) in &evidence.owners {
+    for (card, (merchant, _)) in &evidence.owners {
         let expected = scene.merchants[*merchant].name.as_str();
         let known = scene.access.owner(at, &scene.producer_key, card);
         let is_known = known.as_ref().is_ok_and(|a| a.status == 200 && a.json()["merchant_id"] == expected);

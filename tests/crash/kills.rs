@@ -9,12 +9,15 @@ use crate::load::{Load, Pace};
 use crate::report::{Report, rounds};
 use crate::scene::{CAST, Scene};
 
+/// Kills in a row while one run is being recovered from.
+const RECOVERIES: u64 = 25;
+
 #[test]
 fn every_acknowledged_event_survives_kills_under_load() {
     let mut report = Report::begin("kill_under_load");
     let mut dice = Dice::new(report.seed);
     let scene = Scene::set(&CAST, &mut dice, |launch| launch);
-    let pace = Pace { singles: 3, batches: 1, pause: Duration::ZERO, churn: true };
+    let pace = Pace { singles: 3, batches: 1, bytes_max: 1200, churn: true };
     let load = Load::begin(&scene, &mut dice, pace);
     let cycles = rounds(50, 1000);
     let mut restart_ms = Vec::new();
@@ -45,4 +48,45 @@ fn every_acknowledged_event_survives_kills_under_load() {
     report.set("restart_ms_max", restart_ms[restart_ms.len() - 1]);
     verdict.add_to(&mut report);
     report.end(&verdict.faults);
+}
+
+#[test]
+fn every_acknowledged_event_survives_kills_during_recovery() {
+    let mut report = Report::begin("kill_during_recovery");
+    let mut dice = Dice::new(report.seed);
+    let scene = Scene::set(&CAST, &mut dice, |launch| launch);
+    let pace = Pace { singles: 2, batches: 1, bytes_max: 1200, churn: true };
+    let cycles = rounds(150, 5000);
+    let mut kills = 0;
+    let mut faults = Vec::new();
+    while kills < cycles && faults.is_empty() {
+        // A run that leaves something to recover, then kills while it is.
+        let load = Load::begin(&scene, &mut dice, pace);
+        let appliance = scene.start();
+        std::thread::sleep(Duration::from_millis(dice.within(100..400)));
+        scene.kill(appliance);
+        for _ in 0..RECOVERIES.min(cycles - kills) {
+            let process = scene.launch.spawn();
+            std::thread::sleep(Duration::from_millis(dice.within(4..51)));
+            if process.is_alive() {
+                process.kill();
+            } else {
+                let ended = process.ended();
+                faults.push(format!("a start after a kill ends with {:?}: {}", ended.code, ended.log));
+            }
+            kills += 1;
+        }
+        let appliance = scene.start();
+        load.end();
+        faults.extend(scene.drain(&appliance).err());
+        faults.extend(scene.verdict(&appliance).faults);
+        report.add("index_rebuilds", scene.kill_and_read(appliance).matches("making it anew").count() as u64);
+    }
+    let appliance = scene.start();
+    faults.extend(scene.drain(&appliance).err());
+    let verdict = scene.verdict(&appliance);
+    report.set("n", kills);
+    verdict.add_to(&mut report);
+    faults.extend(verdict.faults);
+    report.end(&faults);
 }

@@ -27,6 +27,7 @@ const TYPES: [&str; 4] = ["card_transaction", "account_transaction", "account_to
 /// Everybody who sends.
 pub(crate) struct Load {
     ending: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     churn: Option<JoinHandle<Moves>>,
 }
@@ -38,18 +39,20 @@ pub(crate) struct Moves {
     tried: u64,
 }
 
-/// Who sends, and how fast.
+/// Who sends, and how much.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     pub(crate) singles: u64,
     pub(crate) batches: u64,
-    pub(crate) pause: Duration,
+    /// Of a payload.
+    pub(crate) bytes_max: u64,
     pub(crate) churn: bool,
 }
 
 impl Load {
     pub(crate) fn begin(scene: &Scene, dice: &mut Dice, pace: Pace) -> Load {
         let ending = Arc::new(AtomicBool::new(false));
+        let abandoned = Arc::new(AtomicBool::new(false));
         let numbers = Arc::new(AtomicU64::new(0));
         let tag = dice.within(0..1 << 24);
         let sender = || Sender {
@@ -59,9 +62,10 @@ impl Load {
             merchants: scene.merchants.clone(),
             producer_key: scene.producer_key.clone(),
             ending: Arc::clone(&ending),
+            abandoned: Arc::clone(&abandoned),
             numbers: Arc::clone(&numbers),
             tag,
-            pause: pace.pause,
+            bytes_max: pace.bytes_max,
         };
         let mut workers = Vec::new();
         for nth in 0..pace.singles + pace.batches {
@@ -74,7 +78,13 @@ impl Load {
             let urls: Vec<String> = (0..scene.merchants.len()).map(|nth| scene.receivers.url(nth, 0)).collect();
             std::thread::spawn(move || sender.churn(dice, &urls))
         });
-        Load { ending, workers, churn }
+        Load { ending, abandoned, workers, churn }
+    }
+
+    /// Ends at once: what is not answered stays unknown.
+    pub(crate) fn abandon(self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.end();
     }
 
     /// Ends once everything handed in is answered; what the churn had come to.
@@ -106,9 +116,10 @@ struct Sender {
     merchants: Vec<Merchant>,
     producer_key: String,
     ending: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
     numbers: Arc<AtomicU64>,
     tag: u64,
-    pause: Duration,
+    bytes_max: u64,
 }
 
 /// An event that is not answered yet, or was.
@@ -138,9 +149,6 @@ impl Sender {
             if past.len() > 50 {
                 past.remove(0);
             }
-            if !self.pause.is_zero() {
-                std::thread::sleep(self.pause);
-            }
         }
     }
 
@@ -153,7 +161,7 @@ impl Sender {
             is_it
         });
         let merchant = merchant.expect("the shares make a hundred");
-        let pad = "x".repeat(usize::try_from(dice.within(0..1200)).expect("small"));
+        let pad = "x".repeat(usize::try_from(dice.within(0..self.bytes_max)).expect("small"));
         let event_type = TYPES[usize::try_from(dice.within(0..4)).expect("small")];
         // Spacing and numbers that no parser keeps: the bytes must arrive as they are.
         let payload = format!("{{ \"id\":\"{resource}\",\"amount\": 1.50e1,  \"pad\":\"{pad}\"}}");
@@ -169,7 +177,7 @@ impl Sender {
     fn see_through(&self, drafts: &[Draft], as_batch: bool) {
         let mut open: Vec<&Draft> = drafts.iter().collect();
         let mut deadline = None;
-        while !open.is_empty() {
+        while !open.is_empty() && !self.abandoned.load(Ordering::Acquire) {
             if self.is_ending() {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + END_PATIENCE);
                 assert!(Instant::now() < deadline, "{} events are never answered", open.len());
@@ -218,6 +226,7 @@ impl Sender {
     /// Whether this is the end of it.
     fn answered(&self, draft: &Draft, status: u16, text: &str) -> bool {
         if is_refusal(status) {
+            self.ledger.refused(status);
             return false;
         }
         let said: Value = serde_json::from_str(text).unwrap_or_default();

@@ -16,12 +16,19 @@
 
 mod access;
 mod appliance;
+mod damage;
 mod dice;
+mod errors;
+mod faults;
 mod judge;
 mod kills;
 mod ledger;
 mod load;
+mod planted;
+mod power;
 mod receivers;
 mod report;
 mod scene;
 mod stopping;
+mod surroundings;
+mod survivor;

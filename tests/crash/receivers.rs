@@ -124,6 +124,7 @@ async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<
         merchant,
         digest: digest(&body),
         is_taken: status.is_success() && !is_broken,
+        moment: 0,
     });
     match manner {
         Manner::Slow => tokio::time::sleep(Duration::from_millis(20 + luck)).await,

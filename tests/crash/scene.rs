@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::access::Access;
-use crate::appliance::{Addresses, Appliance, Launch};
+use crate::appliance::{Addresses, Appliance, Ended, Launch};
 use crate::dice::Dice;
 use crate::judge::{self, Verdict};
-use crate::ledger::Ledger;
+use crate::ledger::{Evidence, Ledger, Moments};
 use crate::receivers::{Manner, Receivers};
 
 /// How long a backlog may take to drain, on a busy machine, in a debug build.
@@ -55,13 +55,16 @@ pub(crate) const CAST: [(&str, Manner, Fate, u64); 8] = [
 
 pub(crate) struct Scene {
     pub(crate) launch: Launch,
+    /// Without what the case adds to it.
+    pub(crate) plain: Launch,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) receivers: Receivers,
     pub(crate) merchants: Vec<Merchant>,
     pub(crate) producer_key: String,
     pub(crate) whereabouts: Arc<Whereabouts>,
     pub(crate) access: Access,
-    _root: TempDir,
+    pub(crate) drain_patience: Duration,
+    pub(crate) root: TempDir,
 }
 
 /// Where the appliance is right now, for those who talk to it over its restarts.
@@ -87,9 +90,23 @@ impl Whereabouts {
 
 impl Scene {
     /// Makes merchants, keys and configs in a first run, and ends that run.
-    pub(crate) fn set(cast: &[(&str, Manner, Fate, u64)], dice: &mut Dice, launch: fn(Launch) -> Launch) -> Scene {
-        let root = directory();
-        let ledger = Arc::new(Ledger::default());
+    pub(crate) fn set(
+        cast: &[(&str, Manner, Fate, u64)],
+        dice: &mut Dice,
+        launch: impl FnOnce(Launch) -> Launch,
+    ) -> Scene {
+        Scene::set_in(directory(), cast, dice, launch, Box::new(|| 0))
+    }
+
+    /// The same in a directory and with moments of the case's own. `launch` is for all runs but the first.
+    pub(crate) fn set_in(
+        root: TempDir,
+        cast: &[(&str, Manner, Fate, u64)],
+        dice: &mut Dice,
+        launch: impl FnOnce(Launch) -> Launch,
+        moments: Moments,
+    ) -> Scene {
+        let ledger = Arc::new(Ledger::new(moments));
         let manners = cast.iter().map(|(_, manner, _, _)| *manner).collect();
         let receivers = Receivers::open(manners, Arc::clone(&ledger), dice.split());
         let access = Access::new();
@@ -107,20 +124,56 @@ impl Scene {
             .collect();
         let ended = appliance.terminate();
         assert_eq!(ended.code, Some(0), "{}", ended.log);
-        let launch = launch(plain);
-        Scene { launch, ledger, receivers, merchants, producer_key, whereabouts: Arc::default(), access, _root: root }
+        let launch = launch(plain.clone());
+        Scene {
+            launch,
+            plain,
+            ledger,
+            receivers,
+            merchants,
+            producer_key,
+            whereabouts: Arc::default(),
+            access,
+            drain_patience: DRAIN_PATIENCE,
+            root,
+        }
     }
 
     /// Starts the appliance for all who talk to it.
     pub(crate) fn start(&self) -> Appliance {
-        let appliance = self.launch.start().unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
+        self.try_start(&self.launch).unwrap_or_else(|ended| panic!("it does not start: {ended:?}"))
+    }
+
+    /// Starts it in some way, for all who talk to it.
+    pub(crate) fn try_start(&self, launch: &Launch) -> Result<Appliance, Ended> {
+        let appliance = launch.start()?;
         self.whereabouts.set(Some(appliance.addresses.clone()));
-        appliance
+        Ok(appliance)
     }
 
     pub(crate) fn kill(&self, appliance: Appliance) {
         appliance.kill();
-        self.whereabouts.set(None);
+        self.gone();
+    }
+
+    pub(crate) fn terminate(&self, appliance: Appliance) -> Ended {
+        let ended = appliance.terminate();
+        self.gone();
+        ended
+    }
+
+    /// How it has ended, or will.
+    pub(crate) fn ended(&self, appliance: Appliance) -> Ended {
+        let ended = appliance.process.ended();
+        self.gone();
+        ended
+    }
+
+    /// What it wrote to its log in this run.
+    pub(crate) fn kill_and_read(&self, appliance: Appliance) -> String {
+        let log = appliance.process.log();
+        self.kill(appliance);
+        log
     }
 
     /// Nobody shall look for it at the old place.
@@ -130,7 +183,7 @@ impl Scene {
 
     /// Waits until nothing is owed but to the paused merchants; what is still owed then.
     pub(crate) fn drain(&self, appliance: &Appliance) -> Result<u64, String> {
-        let deadline = Instant::now() + DRAIN_PATIENCE;
+        let deadline = Instant::now() + self.drain_patience;
         loop {
             let at = &appliance.addresses;
             let owed = self.access.waiting(at)?;
@@ -166,9 +219,23 @@ impl Scene {
         }
     }
 
-    /// Compares what the appliance says with what the world knows.
+    /// Compares what the appliance says with what the world knows; whatever cannot be read is a fault.
     pub(crate) fn verdict(&self, appliance: &Appliance) -> Verdict {
-        judge::judge(self, &appliance.addresses, &self.ledger.evidence())
+        self.verdict_by(appliance, &self.ledger.evidence())
+    }
+
+    /// The same with a part of what the world knows.
+    pub(crate) fn verdict_by(&self, appliance: &Appliance, evidence: &Evidence) -> Verdict {
+        let mut verdict = self.compare(appliance, evidence);
+        for what in std::mem::take(&mut verdict.unreadable) {
+            verdict.note(what);
+        }
+        verdict
+    }
+
+    /// The same, with what cannot be read apart.
+    pub(crate) fn compare(&self, appliance: &Appliance, evidence: &Evidence) -> Verdict {
+        judge::judge(self, &appliance.addresses, evidence)
     }
 }
 

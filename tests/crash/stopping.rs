@@ -35,7 +35,7 @@ fn stop(report: &mut Report, dice: &mut Dice, faults: &mut Vec<String>) {
             .with("POSTHASTE__DELIVERY__WINDOW_MAX", "4096")
     });
     let appliance = scene.start();
-    let pace = Pace { singles: 0, batches: 4, pause: Duration::ZERO, churn: false };
+    let pace = Pace { singles: 0, batches: 4, bytes_max: 1200, churn: false };
     let load = Load::begin(&scene, dice, pace);
     let deadline = Instant::now() + PATIENCE;
     while scene.receivers.held() < ATTEMPTS {

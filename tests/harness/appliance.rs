@@ -48,10 +48,22 @@ impl Appliance {
         Appliance::try_start_in(dir, settings).unwrap_or_else(|log| panic!("the appliance did not start:\n{log}"))
     }
 
+    /// On a disk that fails: no file can grow beyond `blocks` of 512 bytes.
+    pub(crate) fn start_on_failing_disk(dir: &Path, blocks: u32) -> Appliance {
+        let mut shell = Command::new("sh");
+        // The signal that comes with the limit would end the process before it sees the error.
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, env!("CARGO_BIN_EXE_posthaste")]);
+        Appliance::launch(shell, dir, &[]).unwrap_or_else(|log| panic!("the appliance did not start:\n{log}"))
+    }
+
     /// `Err` is what it wrote to standard error.
     pub(crate) fn try_start_in(dir: &Path, settings: Settings<'_>) -> Result<Appliance, String> {
+        Appliance::launch(Command::new(env!("CARGO_BIN_EXE_posthaste")), dir, settings)
+    }
+
+    fn launch(mut command: Command, dir: &Path, settings: Settings<'_>) -> Result<Appliance, String> {
         let share = beside_others();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         command.args(["serve", "--dev", "--json", "--data-dir"]).arg(dir);
         command.env("POSTHASTE__LOG__LEVEL", "info");
         command.envs(settings.iter().map(|(key, value)| (format!("POSTHASTE__{key}"), value)));

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::PATIENCE;
 
 /// One request as it came.
@@ -20,6 +22,8 @@ pub(crate) struct Received {
     pub(crate) body: Vec<u8>,
     /// 0 for the first request of the receiver.
     pub(crate) number: usize,
+    /// 0 for the first connection of the receiver.
+    pub(crate) connection: usize,
 }
 
 impl Received {
@@ -41,6 +45,8 @@ pub(crate) enum Reply {
     Status(u16),
     /// These bytes.
     Bytes(Vec<u8>),
+    /// These bytes, and the connection is closed.
+    Last(Vec<u8>),
     /// Each piece after its pause, for as long as the other side listens.
     Drip(Vec<(Duration, Vec<u8>)>),
     /// Nothing; waits until the other side hangs up.
@@ -59,6 +65,10 @@ impl Reply {
 }
 
 type Script = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
+
+/// A socket, or what TLS makes of it.
+trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
 
 /// A listener on loopback.
 pub(crate) struct Receiver {
@@ -82,14 +92,23 @@ impl Receiver {
 
     /// Answers each request as `script` says.
     pub(crate) fn scripted(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Receiver {
+        Receiver::listen(None, Arc::new(script))
+    }
+
+    /// Answers 200 to everything that comes over TLS.
+    pub(crate) fn start_tls(config: ServerConfig) -> Receiver {
+        Receiver::listen(Some(Arc::new(config)), Arc::new(|_| Reply::Status(200)))
+    }
+
+    fn listen(tls: Option<Arc<ServerConfig>>, script: Script) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let inbox = Arc::new(Inbox::default());
-        let (script, shared): (Script, _) = (Arc::new(script), Arc::clone(&inbox));
+        let shared = Arc::clone(&inbox);
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (script, inbox) = (Arc::clone(&script), Arc::clone(&shared));
-                thread::spawn(move || serve(stream, &script, &inbox));
+            for (connection, stream) in listener.incoming().flatten().enumerate() {
+                let (script, inbox, tls) = (Arc::clone(&script), Arc::clone(&shared), tls.clone());
+                thread::spawn(move || serve(wire(stream, tls), connection, &script, &inbox));
             }
         });
         Receiver { address, inbox }
@@ -97,6 +116,10 @@ impl Receiver {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hook", self.address)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// How much came so far.
@@ -145,33 +168,45 @@ impl Receiver {
     }
 }
 
-fn serve(stream: TcpStream, script: &Script, inbox: &Inbox) {
+fn wire(stream: TcpStream, tls: Option<Arc<ServerConfig>>) -> Box<dyn Wire> {
     // A connection that breaks is the other side's doing, and the test sees it there.
     let _ = stream.set_nodelay(true);
-    let mut connection = BufReader::new(stream);
-    while let Ok((head, body)) = read(&mut connection) {
+    match tls {
+        Some(config) => Box::new(StreamOwned::new(ServerConnection::new(config).expect("a whole config"), stream)),
+        None => Box::new(stream),
+    }
+}
+
+fn serve(wire: Box<dyn Wire>, connection: usize, script: &Script, inbox: &Inbox) {
+    let mut wire = BufReader::new(wire);
+    while let Ok((head, body)) = read(&mut wire) {
         let received = {
             let mut all = inbox.received.lock().expect("no panic while held");
-            let received = Received { at: Instant::now(), head, body, number: all.len() };
+            let received = Received { at: Instant::now(), head, body, number: all.len(), connection };
             all.push(received.clone());
             inbox.changed.notify_all();
             received
         };
-        if !answer(&mut connection, script(&received), received.at, inbox) {
+        if !answer(&mut wire, script(&received), received.at, inbox) {
             return;
         }
     }
 }
 
 /// False where the connection is over.
-fn answer(connection: &mut BufReader<TcpStream>, reply: Reply, begun: Instant, inbox: &Inbox) -> bool {
-    let stream = connection.get_mut();
+fn answer(wire: &mut BufReader<Box<dyn Wire>>, reply: Reply, begun: Instant, inbox: &Inbox) -> bool {
+    let stream = wire.get_mut();
     match reply {
         Reply::Status(status) => {
             let text = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(text.as_bytes()).is_ok()
+            stream.write_all(text.as_bytes()).and_then(|()| stream.flush()).is_ok()
         }
         Reply::Bytes(bytes) => stream.write_all(&bytes).is_ok(),
+        Reply::Last(bytes) => {
+            // Whoever is gone already does not mind.
+            let _ = stream.write_all(&bytes);
+            false
+        }
         Reply::Drip(pieces) => pieces.into_iter().all(|(pause, piece)| {
             thread::sleep(pause);
             stream.write_all(&piece).is_ok()
@@ -187,7 +222,7 @@ fn answer(connection: &mut BufReader<TcpStream>, reply: Reply, begun: Instant, i
     }
 }
 
-fn read(connection: &mut BufReader<TcpStream>) -> std::io::Result<(String, Vec<u8>)> {
+fn read(connection: &mut BufReader<Box<dyn Wire>>) -> std::io::Result<(String, Vec<u8>)> {
     let mut head = String::new();
     loop {
         let before = head.len();

@@ -4,17 +4,29 @@
 
 #![expect(clippy::disallowed_methods, reason = "the world outside has clocks and sockets of its own")]
 
+mod backlog;
 mod bad_input;
 mod bodies;
+mod changes;
 mod configuration;
+mod dashboard;
 mod deadlines;
+mod dev_mode;
+mod disk;
+mod edges;
 mod events;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod https;
 mod ingest;
 mod isolation;
 mod lifetime;
+mod listeners;
 mod operators;
+mod production;
 mod promises;
 mod resending;
+mod schedule;
+mod secrecy;
 mod signatures;
+mod wire;

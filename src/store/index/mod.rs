@@ -42,6 +42,10 @@ pub(crate) struct Index {
     room: (Mutex<()>, Condvar),
 }
 
+/// Writes of history gathered before they go to sled together: each of its batches costs two synchronous writes,
+/// however little it holds.
+const RUN_WRITES_MAX: usize = 256;
+
 /// A stretch of places and up to which record it is true.
 pub(crate) struct Stretch {
     pub(crate) pairs: Vec<Pair>,
@@ -103,9 +107,15 @@ impl Index {
         self.notify_room();
         self.tree.apply(generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone())))?;
         self.tree.apply(generation.count_changes())?;
+        let mut writes = Vec::new();
         for (run, events) in &generation.runs {
-            self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect())?;
+            self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect(), &mut writes)?;
+            // Runs share no place, so that one may be read while what another changes is not yet written.
+            if writes.len() >= RUN_WRITES_MAX {
+                self.tree.apply(writes.drain(..))?;
+            }
         }
+        self.tree.apply(writes)?;
         self.forget_old_keys(now)?;
         // Everything the watermark covers is durable before the watermark is written.
         self.tree.sync()?;
@@ -124,7 +134,14 @@ impl Index {
         self.room.1.notify_all();
     }
 
-    fn flush_run(&self, run: &Run, changes: Vec<(EventId, Option<Entry>)>) -> Result<(), StoreError> {
+    /// What becomes of a run's blocks. Each stretch of changes lies before the next block that is there, so no
+    /// block is read after it was changed.
+    fn flush_run(
+        &self,
+        run: &Run,
+        changes: Vec<(EventId, Option<Entry>)>,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), StoreError> {
         let prefix = run.prefix();
         let end = prefix_end(&prefix);
         let mut rest = changes.as_slice();
@@ -136,7 +153,7 @@ impl Index {
             let here = rest.partition_point(|(id, _)| *id < next_first).max(1);
             let (mine, others) = rest.split_at(here);
             rest = others;
-            self.flush_block(&prefix, block, mine)?;
+            flush_block(&prefix, block, mine, writes)?;
         }
         Ok(())
     }
@@ -144,31 +161,6 @@ impl Index {
     /// The block that holds `id` or would: the last one that begins at or before it.
     fn block_of(&self, prefix: &[u8], id: EventId) -> Result<Option<Pair>, StoreError> {
         self.tree.range(prefix, &after(&key::block(prefix, id))).next_back().transpose()
-    }
-
-    fn flush_block(
-        &self,
-        prefix: &[u8],
-        block: Option<Pair>,
-        changes: &[(EventId, Option<Entry>)],
-    ) -> Result<(), StoreError> {
-        let (old_key, old) = match block {
-            Some((key, bytes)) => {
-                (Some(key), posting::decode(&bytes).ok_or_else(|| value::damaged("a block of history is torn"))?)
-            }
-            None => (None, Vec::new()),
-        };
-        let merged = posting::merge(old, changes);
-        let mut writes = Vec::new();
-        if let (Some(key), true) = (&old_key, merged.is_empty()) {
-            writes.push((key.clone(), None));
-        }
-        for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
-            // The first block keeps its key: it is the lower bound of what it may hold.
-            let kept = old_key.as_ref().filter(|_| nth == 0).cloned();
-            writes.push((kept.unwrap_or_else(|| key::block(prefix, chunk[0].0)), Some(posting::encode(chunk))));
-        }
-        self.tree.apply(writes)
     }
 
     fn forget_old_keys(&self, now: Timestamp) -> Result<(), StoreError> {
@@ -351,6 +343,30 @@ impl Index {
         }
         Ok(self.known(merchant, digest, now)?.0)
     }
+}
+
+fn flush_block(
+    prefix: &[u8],
+    block: Option<Pair>,
+    changes: &[(EventId, Option<Entry>)],
+    writes: &mut Vec<Write>,
+) -> Result<(), StoreError> {
+    let (old_key, old) = match block {
+        Some((key, bytes)) => {
+            (Some(key), posting::decode(&bytes).ok_or_else(|| value::damaged("a block of history is torn"))?)
+        }
+        None => (None, Vec::new()),
+    };
+    let merged = posting::merge(old, changes);
+    if let (Some(key), true) = (&old_key, merged.is_empty()) {
+        writes.push((key.clone(), None));
+    }
+    for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
+        // The first block keeps its key: it is the lower bound of what it may hold.
+        let kept = old_key.as_ref().filter(|_| nth == 0).cloned();
+        writes.push((kept.unwrap_or_else(|| key::block(prefix, chunk[0].0)), Some(posting::encode(chunk))));
+    }
+    Ok(())
 }
 
 /// The places where a producer's key may be known at `now`, newest first. A clock that went back may

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::store::StoreError;
@@ -25,9 +26,15 @@ pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 /// The tree, and the file under it for our own syncs.
 #[derive(Debug)]
 pub(crate) struct Tree {
+    /// There until dropped.
+    opened: Option<Opened>,
+    file: File,
+}
+
+#[derive(Debug)]
+struct Opened {
     tree: sled::Tree,
     db: sled::Db,
-    file: File,
 }
 
 impl Tree {
@@ -59,11 +66,15 @@ impl Tree {
         let file_path = dir.join("db");
         let file = File::open(&file_path).map_err(|source| failed("opening", &file_path, source))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(|source| failed("syncing", dir, source))?;
-        Ok(Tree { tree, db, file })
+        Ok(Tree { opened: Some(Opened { tree, db }), file })
+    }
+
+    fn opened(&self) -> &Opened {
+        self.opened.as_ref().expect("there until dropped")
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(key).map_err(refused)?.map(|value| value.to_vec()))
+        Ok(self.opened().tree.get(key).map_err(refused)?.map(|value| value.to_vec()))
     }
 
     /// The pairs from `from` (inclusive) to `to` (exclusive); the iterator runs from either end.
@@ -72,7 +83,7 @@ impl Tree {
         from: &[u8],
         to: &[u8],
     ) -> impl DoubleEndedIterator<Item = Result<Pair, StoreError>> + use<> {
-        self.tree.range::<&[u8], _>(from..to).map(|pair| {
+        self.opened().tree.range::<&[u8], _>(from..to).map(|pair| {
             let (key, value) = pair.map_err(refused)?;
             Ok((key.to_vec(), value.to_vec()))
         })
@@ -92,20 +103,30 @@ impl Tree {
             }
             operations += 1;
             if operations == BATCH_OPERATIONS_MAX {
-                self.tree.apply_batch(std::mem::take(&mut batch)).map_err(refused)?;
+                self.opened().tree.apply_batch(std::mem::take(&mut batch)).map_err(refused)?;
                 operations = 0;
             }
         }
         if operations > 0 {
-            self.tree.apply_batch(batch).map_err(refused)?;
+            self.opened().tree.apply_batch(batch).map_err(refused)?;
         }
         Ok(())
     }
 
     /// Makes everything written so far durable. sled's own flush leaves that to chance.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(refused)?;
+        self.opened().db.flush().map_err(refused)?;
         self.file.sync_data().map_err(|source| StoreError::Io { context: "syncing the index".into(), source })
+    }
+}
+
+impl Drop for Tree {
+    /// sled panics where its last sync fails. By then all that it holds is in the journal.
+    fn drop(&mut self) {
+        let opened = self.opened.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(opened))).is_err() {
+            tracing::error!("the index could not be closed: the next start checks it");
+        }
     }
 }
 
