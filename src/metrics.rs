@@ -7,7 +7,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::model::{ErrorCode, Status};
+use crate::model::{DisabledReason, ErrorCode, Status};
 
 /// Seconds, from a fast sync to a slow disk.
 const SYNC_BUCKETS: &[f64] =
@@ -78,6 +78,15 @@ pub struct Metrics {
     succeeded: Counter,
     failed: Arc<[Counter]>,
     settled: Arc<[Counter]>,
+    disabled: Arc<[Counter]>,
+    /// Deliveries that failed because they were due for too long.
+    pub expired: Counter,
+    /// Attempts that were not made for a fault of this host.
+    pub excused: Counter,
+    /// Endpoints from which nothing but failures has come for long.
+    pub endpoints_failing: Gauge,
+    /// Endpoints that the product switched off.
+    pub endpoints_disabled: Gauge,
     /// From the beginning of an attempt to its outcome.
     pub attempt_seconds: Histogram,
     /// From acceptance to the 2xx head.
@@ -154,6 +163,16 @@ impl Metrics {
                 "status",
                 Status::ALL.map(Status::as_str),
             ),
+            disabled: of.counters(
+                "posthaste_endpoints_disabled_total",
+                "Endpoints switched off by the product",
+                "reason",
+                DisabledReason::ALL.map(DisabledReason::as_str),
+            ),
+            expired: of.counter("posthaste_deliveries_expired_total", "Deliveries failed because they waited too long"),
+            excused: of.counter("posthaste_attempts_excused_total", "Attempts not made for a fault of this host"),
+            endpoints_failing: of.gauge("posthaste_endpoints_failing", "Endpoints with nothing but failures for long"),
+            endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
             attempt_seconds: of.seconds("posthaste_attempt_duration_seconds", "From an attempt's start to its outcome"),
             delivery_seconds: of.seconds("posthaste_delivery_latency_seconds", "From acceptance to the 2xx answer"),
             first_attempt_seconds: of
@@ -179,9 +198,7 @@ impl Metrics {
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };
-        let version = Key::from_parts("posthaste_build_info", vec![Label::new("version", env!("CARGO_PKG_VERSION"))]);
-        of.recorder.describe_gauge("posthaste_build_info".into(), None, "Always 1; the version is a label".into());
-        of.recorder.register_gauge(&version, &METADATA).set(1.0);
+        of.build_info();
         metrics
     }
 
@@ -242,6 +259,11 @@ impl Metrics {
         self.settled[usize::from(status.code())].increment(1);
     }
 
+    /// The product switched an endpoint off.
+    pub fn disabled(&self, reason: DisabledReason) {
+        self.disabled[reason as usize].increment(1);
+    }
+
     /// Everything as Prometheus reads it, text format 0.0.4.
     pub fn render(&self) -> String {
         self.text.run_upkeep();
@@ -268,6 +290,12 @@ struct Figures<'a> {
 }
 
 impl Figures<'_> {
+    fn build_info(&self) {
+        let version = Key::from_parts("posthaste_build_info", vec![Label::new("version", env!("CARGO_PKG_VERSION"))]);
+        self.recorder.describe_gauge("posthaste_build_info".into(), None, "Always 1; the version is a label".into());
+        self.recorder.register_gauge(&version, &METADATA).set(1.0);
+    }
+
     fn counter(&self, name: &'static str, about: &'static str) -> Counter {
         self.recorder.describe_counter(name.into(), None, about.into());
         self.recorder.register_counter(&Key::from_static_name(name), &METADATA)

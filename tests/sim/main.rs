@@ -4,6 +4,7 @@
 //! No runtime, no threads in a world, no clock: a seed is a history, to the byte. `POSTHASTE_SIM_SEEDS=20000`
 //! runs the seeds below 20000; `POSTHASTE_SIM_SEEDS=17..18` runs one.
 
+mod care;
 mod dice;
 mod history;
 mod mutant;
