@@ -21,7 +21,7 @@ use crate::model::{
 use crate::registry::Registry;
 use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
 use crate::store::{DuePage, Notice, Settlement, Store, StoreError};
-use crate::transport::{Parcel, Transport};
+use crate::transport::{OwnFault, Parcel, Transport};
 
 /// Notices taken from the channel in one go.
 const NOTICES_MAX: usize = 256;
@@ -144,6 +144,8 @@ enum Done {
         endpoint: Arc<Endpoint>,
         attempt: Box<Attempt>,
     },
+    /// Nothing was sent: this host is at fault.
+    Faulted(OwnFault),
     /// Nothing was sent: the endpoint is gone, or the payload cannot be read.
     Unmade,
     Page {
@@ -271,8 +273,10 @@ impl Dispatcher {
                 traceparent,
                 payload,
             };
-            let attempt = Box::new(tools.transport.send(parcel).await);
-            Done::Attempt { endpoint, attempt }
+            match tools.transport.send(parcel).await {
+                Ok(attempt) => Done::Attempt { endpoint, attempt: Box::new(attempt) },
+                Err(fault) => Done::Faulted(fault),
+            }
         });
         self.running.insert(task.id(), running);
     }
@@ -338,6 +342,11 @@ impl Dispatcher {
             (Some(delivery), Some(Done::Attempt { endpoint, attempt })) => {
                 self.settle(&delivery, Some(endpoint), *attempt)
             }
+            (Some(delivery), Some(Done::Faulted(fault))) => {
+                tracing::warn!(merchant = %delivery.merchant, %fault, "an attempt was not made and is not counted");
+                self.tools.metrics.excused.increment(1);
+                self.shard.excuse(self.tools.clock.now(), delivery.endpoint, delivery.event);
+            }
             (Some(delivery), Some(_)) => self.shard.give_back(delivery.endpoint, delivery.event),
             (Some(delivery), None) => {
                 tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
@@ -359,7 +368,7 @@ impl Dispatcher {
                 tracing::error!(%endpoint, %error, "the outbox cannot be read");
                 self.shard.refill_failed(endpoint);
             }
-            Done::Attempt { .. } | Done::Unmade | Done::Recorded => {}
+            Done::Attempt { .. } | Done::Faulted(_) | Done::Unmade | Done::Recorded => {}
         }
     }
 

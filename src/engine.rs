@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Terms};
 use crate::outbox::Outbox;
 use crate::portal::{self, Portal};
+use crate::recovery::{self, Progress, Recoveries, Refused, Wanted};
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
 use crate::store::embedded::{EmbeddedStore, Fatal, Probes, Surroundings};
@@ -46,6 +47,8 @@ pub struct Limits {
     pub shard: ShardLimits,
     /// How endpoints are treated.
     pub policy: Policy,
+    /// Of sending again what was missed.
+    pub recovery: recovery::Limits,
     /// Of links and sessions.
     pub portal: portal::Limits,
     /// Of those who watch.
@@ -99,6 +102,8 @@ pub struct Engine {
     pub outbox: Outbox,
     /// Tells what happened.
     pub history: History,
+    /// Sends again what was missed.
+    pub recoveries: Recoveries,
     /// Knows who there is.
     pub registry: Arc<Registry>,
     /// Lets merchants into the dashboard.
@@ -156,9 +161,12 @@ impl Engine {
         }
         show_limits(&metrics, limits);
         metrics.ready.set(1.0);
+        let history = History::new(Arc::clone(&store));
+        let recoveries = Recoveries::new(history.clone(), Arc::clone(&registry), Arc::clone(&clock), limits.recovery);
         Ok(Engine {
             outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
-            history: History::new(Arc::clone(&store)),
+            history,
+            recoveries,
             portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
             registry,
             feed,
@@ -178,6 +186,12 @@ impl Engine {
         let control = Control::Resend { merchant: merchant.clone(), event, endpoint, answer };
         self.controls[shard_of(merchant, self.controls.len())].send(control).map_err(|_| ResendFault::Stopped)?;
         Ok(answered.await.map_err(|_| ResendFault::Stopped)??)
+    }
+
+    /// Sends again what a merchant missed.
+    pub async fn recover(&self, merchant: &MerchantId, wanted: &Wanted) -> Result<Progress, Refused> {
+        let controls = self.controls[shard_of(merchant, self.controls.len())].clone();
+        self.recoveries.begin(merchant, wanted, controls).await
     }
 
     /// Figures of the store.
@@ -220,6 +234,7 @@ impl Engine {
     /// Attempts cut off by the end of the grace are repeated after the next start.
     pub async fn drain(&self, grace: Duration) {
         self.metrics.ready.set(0.0);
+        self.recoveries.stop().await;
         for controls in self.controls.iter() {
             // A dispatcher that is gone has nothing to drain.
             let _ = controls.send(Control::Drain);
@@ -327,6 +342,7 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("in_flight_per_merchant", limits.shard.in_flight_per_merchant_max as f64),
         ("in_flight_per_endpoint", limits.shard.in_flight_per_endpoint_max as f64),
         ("window_per_endpoint", limits.shard.window_per_endpoint_max as f64),
+        ("recovery_events", limits.recovery.events_max as f64),
         ("window", limits.shard.window_max as f64),
         ("parked_per_endpoint", limits.shard.parked_per_endpoint_max as f64),
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),

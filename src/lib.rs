@@ -28,6 +28,7 @@ pub mod admin;
 pub mod api;
 pub mod feed;
 pub mod history;
+pub mod recovery;
 pub mod registry;
 
 pub mod cli;

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::policy::retry::Schedule;
 use crate::policy::{breaker, egress, failing};
 use crate::portal;
+use crate::recovery;
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
 /// Why the parts cannot be made from this configuration; a sentence that says what to change.
@@ -135,6 +136,10 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             ..ShardLimits::default()
         },
         policy: policy(delivery),
+        recovery: recovery::Limits {
+            events_max: delivery.recover_events_max as u64,
+            per_second: u64::from(delivery.recover_per_second),
+        },
         portal: portal::Limits {
             link_ttl_ms: dashboard.link_ttl_ms,
             links_max: dashboard.links_max,

@@ -12,7 +12,7 @@ pub struct Limits {
     /// Nothing but failures for so long, and the endpoint is disabled; 0: never.
     pub disable_after_ms: u64,
     /// Only if two of the failures lay at least so far apart within twice that time: single failures far
-    /// apart, as at an endpoint that hardly gets any events, are no proof.
+    /// apart, as at an endpoint that hardly gets any events, are no proof. 0: any failures are.
     pub spread_ms: u64,
 }
 
@@ -59,7 +59,9 @@ impl Streak {
     pub fn failed(&mut self, limits: &Limits, now: Timestamp) -> Option<Turn> {
         let run = self.run.get_or_insert(Run { first: now, anchor: now, spread: false, shown: false });
         let within_ms = now.since_ms(run.anchor);
-        if within_ms > limits.spread_ms.saturating_mul(2) {
+        if limits.spread_ms == 0 {
+            run.spread = true;
+        } else if within_ms > limits.spread_ms.saturating_mul(2) {
             run.anchor = now;
         } else if within_ms >= limits.spread_ms {
             run.spread = true;

@@ -221,9 +221,16 @@ impl Shard {
     /// itself, so it is to be called until it says `None`.
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
         let steady = self.steady.at(now);
-        self.wake(steady);
-        self.promote(now);
-        self.poll_ending(now).or_else(|| self.poll_refill()).or_else(|| self.poll_attempt(now, steady))
+        loop {
+            self.wake(steady);
+            self.promote(now);
+            let action =
+                self.poll_ending(now).or_else(|| self.poll_refill()).or_else(|| self.poll_attempt(now, steady));
+            // A turn that came to nothing may have made room for something else.
+            if action.is_some() || self.timers.first().is_none_or(|(at, _)| *at > now) {
+                return action;
+            }
+        }
     }
 
     /// An attempt has ended at `now`. Frees its permits; the delivery settles until it is confirmed.

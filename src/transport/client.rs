@@ -14,13 +14,13 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::answer;
-use super::dial::{Budgets, Dialer};
+use super::dial::{Budgets, DialFault, Dialer};
 use super::link::{Body, ExchangeFault, Link};
 use super::pool::{Key, Pool, PoolLimits};
 use super::request::request;
 use super::resolver::Resolver;
 use super::tls;
-use super::{Parcel, Sending, Transport};
+use super::{OwnFault, Parcel, Sending, Transport};
 use crate::clock::Clock;
 use crate::model::{self, Attempt, ErrorCode, Outcome, Phases, Sent};
 use crate::policy::egress::{self, Rules, Target};
@@ -164,23 +164,24 @@ impl HyperTransport {
         self.pool.len()
     }
 
-    async fn attempt(&self, parcel: Parcel) -> Attempt {
+    async fn attempt(&self, parcel: Parcel) -> Result<Attempt, OwnFault> {
         let (started_at, begun) = (self.clock.now(), self.clock.instant());
         let mut progress = Progress::default();
         let limit = Duration::from_millis(self.limits.timeout_ms);
         let answered = match timeout(limit, self.answer(&parcel, &mut progress)).await {
             Ok(answered) => answered,
-            Err(_) => Err(progress.stage.timeout_code()),
+            Err(_) => Err(progress.stage.timeout_code().into()),
         };
         let duration = self.clock.instant().duration_since(begun);
         let (outcome, response) = match answered {
-            Err(error) => (Outcome::failed(error), None),
+            Err(DialFault::Ours(fault)) => return Err(fault),
+            Err(DialFault::Theirs(error)) => (Outcome::failed(error), None),
             Ok(answer) => {
                 let outcome = answer::outcome(&answer.head, self.clock.now());
                 (outcome, Some(self.finish(answer, &mut progress.phases).await))
             }
         };
-        Attempt {
+        Ok(Attempt {
             number: parcel.number,
             started_at,
             duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
@@ -188,11 +189,11 @@ impl HyperTransport {
             outcome,
             sent: progress.sent,
             response,
-        }
+        })
     }
 
     /// The head of an answer: over an idle connection where one is alive, else over a new one.
-    async fn answer(&self, parcel: &Parcel, progress: &mut Progress) -> Result<Answer, ErrorCode> {
+    async fn answer(&self, parcel: &Parcel, progress: &mut Progress) -> Result<Answer, DialFault> {
         let target = egress::target(&parcel.endpoint.url, &self.dialer.rules).map_err(|fault| {
             tracing::warn!(code = fault.code(), endpoint = %parcel.endpoint.id, "a stored URL is no longer allowed");
             ErrorCode::BlockedDestination
@@ -205,19 +206,22 @@ impl HyperTransport {
             match self.exchange(&mut link, parcel, &target, progress).await {
                 Ok(response) => return Ok(Answer::new(key, link, response)),
                 Err(ExchangeFault::Unsent) => progress.sent = None,
-                Err(ExchangeFault::Failed(error)) => return Err(logged(error, &target)),
+                Err(ExchangeFault::Failed(error)) => return Err(logged(error, &target).into()),
             }
         }
-        let io = self.dialer.dial(&target, progress).await.map_err(|error| logged(error, &target))?;
+        let io = self.dialer.dial(&target, progress).await.map_err(|fault| match fault {
+            DialFault::Theirs(error) => logged(error, &target).into(),
+            ours => ours,
+        })?;
         progress.stage = Stage::Exchange;
         let mut link = Link::open(io, self.limits.head_bytes_max, self.clock.instant()).await?;
         match self.exchange(&mut link, parcel, &target, progress).await {
             Ok(response) => Ok(Answer::new(key, link, response)),
             Err(ExchangeFault::Unsent) => {
                 progress.sent = None;
-                Err(logged(ErrorCode::ConnectReset, &target))
+                Err(logged(ErrorCode::ConnectReset, &target).into())
             }
-            Err(ExchangeFault::Failed(error)) => Err(logged(error, &target)),
+            Err(ExchangeFault::Failed(error)) => Err(logged(error, &target).into()),
         }
     }
 

@@ -11,23 +11,35 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-/// The name servers gave no address. Receivers' names are not ours to explain further.
+/// There is no address. Receivers' names are not ours to explain further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the name was not resolved")]
-pub struct LookupFault;
+pub enum LookupFault {
+    /// The name servers gave none.
+    #[error("the name was not resolved")]
+    NoAddress,
+    /// The name servers said nothing.
+    #[error("no name server answered")]
+    Silence,
+}
 
 /// A look-up under way.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, LookupFault>> + Send + 'a>>;
+
+/// A question whether anybody answers, under way.
+pub type Answers<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// Resolves names.
 pub trait Resolver: Send + Sync {
     /// All addresses of `name`, which has no final dot and is no address. Dropping the future abandons it.
     fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a>;
+    /// Whether the name servers answer at all: whatever they say of the root is an answer.
+    fn answers(&self) -> Answers<'_>;
 }
 
 /// What the resolver may use.
@@ -86,14 +98,20 @@ impl DnsResolver {
     }
 
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, LookupFault> {
-        let mut name = Name::from_ascii(name).map_err(|_| LookupFault)?;
+        let mut name = Name::from_ascii(name).map_err(|_| LookupFault::NoAddress)?;
         name.set_fqdn(true);
-        let _permit = self.permits.acquire().await.map_err(|_| LookupFault)?;
-        let answer = self.resolver.lookup_ip(name).await.map_err(|error| {
-            tracing::debug!(%error, "a name was not resolved");
-            LookupFault
-        })?;
-        Ok(answer.iter().collect())
+        let _permit = self.permits.acquire().await.map_err(|_| LookupFault::NoAddress)?;
+        let error = match self.resolver.lookup_ip(name).await {
+            Ok(answer) => return Ok(answer.iter().collect()),
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "a name was not resolved");
+        Err(if is_silence(&error) { LookupFault::Silence } else { LookupFault::NoAddress })
+    }
+
+    async fn answers_at_all(&self) -> bool {
+        let asked = self.resolver.lookup(Name::root(), RecordType::NS).await;
+        asked.err().is_none_or(|error| !is_silence(&error))
     }
 }
 
@@ -101,6 +119,15 @@ impl Resolver for DnsResolver {
     fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a> {
         Box::pin(self.addresses(name))
     }
+
+    fn answers(&self) -> Answers<'_> {
+        Box::pin(self.answers_at_all())
+    }
+}
+
+/// Whether nothing came back. An answer that holds nothing, or says no, is one.
+fn is_silence(error: &NetError) -> bool {
+    !matches!(error, NetError::Dns(_) | NetError::Proto(_))
 }
 
 fn options(limits: ResolverLimits) -> ResolverOpts {

@@ -121,7 +121,9 @@ impl Care {
             let lasted_ms = now.since_ms(since);
             assert!(gate == Gate::Open, "failing: {endpoint} is disabled while {gate:?}");
             assert!(
-                outcome.error().is_some() && lasted_ms >= policy.failing.disable_after_ms,
+                outcome.error().is_some()
+                    && policy.failing.disable_after_ms > 0
+                    && lasted_ms >= policy.failing.disable_after_ms,
                 "failing: after {lasted_ms} ms"
             );
         }

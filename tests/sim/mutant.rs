@@ -63,32 +63,32 @@ pub(crate) enum Bug {
 /// Every bug, with the beginnings of what may be said of it. Where it is no promise's, it is the shard
 /// itself that notices.
 pub(crate) const BUGS: [(Bug, &[&str]); 42] = [
-    (Bug::DropsARetry, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::DropsARetry, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::SendsASecondEarly, &["nothing early:", "pages:"]),
-    (Bug::ForgetsANotice, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::ForgetsANotice, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::ConfirmsTwice, &["only what was settled"]),
     (Bug::ConfirmsTheOldState, &["as recorded:"]),
     (Bug::SendsWhilePaused, &["gate:", "limits:", "figures:"]),
     (Bug::SendsAfterDeletion, &["gate:", "figures:"]),
-    (Bug::NeverCancels, &["nothing lost:", "figures:"]),
-    (Bug::LosesTheEndOfAPage, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::NeverCancels, &["drains:", "nothing lost:", "figures:"]),
+    (Bug::LosesTheEndOfAPage, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::KeepsTooMuch, &["limits:"]),
     (Bug::AttemptsTwice, &["nothing twice:"]),
     (Bug::ComesBackTooEarly, &["nothing early:"]),
     (Bug::ComesBackTooLate, &["nothing late:"]),
     (Bug::HearsRetryAfterUnbounded, &["nothing late:"]),
-    (Bug::IgnoresRetryAfter, &["nothing early:"]),
+    (Bug::IgnoresRetryAfter, &["nothing early:", "rest:"]),
     (Bug::TriesForever, &["verdict:"]),
     (Bug::GivesUpEarly, &["verdict:"]),
-    (Bug::ForgetsABacklog, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::ForgetsABacklog, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::ExceedsInFlight, &["limits:"]),
     (Bug::ExceedsAMerchant, &["limits:"]),
     (Bug::ExceedsAnEndpoint, &["limits:"]),
     (Bug::ExceedsSettling, &["limits:"]),
-    (Bug::LetsOneMerchantWait, &["fairness:"]),
+    (Bug::LetsOneMerchantWait, &["drains:", "fairness:"]),
     (Bug::LosesWhatIsGivenBack, &["figures:"]),
     (Bug::HoldsWhatIsUnderWay, &["recall:"]),
-    (Bug::WakesLate, &["wakes:"]),
+    (Bug::WakesLate, &["drains:", "wakes:"]),
     (Bug::WakesForNothing, &["wakes:"]),
     (Bug::SwapsPayloads, &["as recorded:"]),
     (Bug::GoesOnAfterGone, &["gate:", "limits:"]),
@@ -133,13 +133,13 @@ impl Mutant {
             Bug::KnocksOnAndOn => policy.breaker.failures_to_open = 0,
             Bug::RestsTooShort => policy.breaker.wait_ms /= 4,
             Bug::NeverEndsARest => {
-                policy.breaker.wait_ms = 86_400_000;
-                policy.breaker.wait_ms_max = 86_400_000;
+                policy.breaker.wait_ms = 1_000_000_000_000;
+                policy.breaker.wait_ms_max = 1_000_000_000_000;
             }
             Bug::ComesInCrowds => limits.adaptive = false,
             Bug::ExpiresEarly => policy.overdue_ms_max /= 2,
             Bug::NeverExpires => policy.overdue_ms_max = 0,
-            Bug::DisablesEarly if care => (policy.failing.disable_after_ms, policy.failing.spread_ms) = (1_000, 10),
+            Bug::DisablesEarly if care => (policy.failing.disable_after_ms, policy.failing.spread_ms) = (1_000, 0),
             _ => {}
         }
         let shard = Shard::new(limits, policy);

@@ -2,9 +2,10 @@
 //!
 //! Never looks into the shard.
 
-use posthaste::model::Timestamp;
+use posthaste::model::{Ordering, Timestamp};
 use posthaste::shard::{Figures, Gate};
 
+use crate::care::terms;
 use crate::oracle::{Line, Oracle};
 use crate::outbox::Outbox;
 
@@ -70,7 +71,9 @@ impl Oracle {
             let idle = may_leave && self.can_leave(line, now);
             assert!(!idle, "nothing lost: {endpoint} could deliver {:?} and does not", line.waiting.first());
             let paced = line.settling() >= self.cancels_max();
-            let seen = settles && !paced && self.can_be_seen(line) && line.gate != Gate::Closed;
+            // An ordered endpoint is looked at as a whole first, once nothing of it is under way.
+            let looked_at = terms(*endpoint, self.care.on).ordering == Ordering::Free || line.busy.is_empty();
+            let seen = looked_at && settles && !paced && self.can_be_seen(line) && line.gate != Gate::Closed;
             let overdue = seen && line.waiting.first().is_some_and(|(due, _)| self.care.is_overdue(*due, now));
             assert!(!overdue, "overdue: {endpoint} keeps {:?}", line.waiting.first());
             let left = line.gate == Gate::Closed && settles && !paced && self.can_be_seen(line);

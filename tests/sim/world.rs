@@ -337,7 +337,9 @@ impl World {
         let owed = self.outbox.waiting().count() as u64 + 2;
         let stubborn = self.receivers.values().any(|receiver| receiver.stubborn);
         let attempts = if stubborn { schedule.delays_ms.len() as u64 + 1 } else { 1 };
-        attempts * (wait_ms_max + owed * (DEADLINE_MS + 2 * overhead_ms + rest_ms_max))
+        // At an ordered endpoint one delivery may wait for all attempts of another.
+        let lines = if self.plan.care { owed } else { 1 };
+        lines * attempts * (wait_ms_max + owed * (DEADLINE_MS + 2 * overhead_ms + rest_ms_max))
     }
 
     /// Nothing is owed and nothing is kept.

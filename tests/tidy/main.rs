@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 8] = [
     &["policy"],
     &["shard"],
     &["clock", "entropy", "store", "transport", "metrics"],
-    &["outbox", "history", "registry", "portal", "feed", "dispatcher", "engine"],
+    &["outbox", "history", "recovery", "registry", "portal", "feed", "dispatcher", "engine"],
     &["http"],
     &["ingest", "api", "admin", "dashboard"],
     &["config", "cli"],

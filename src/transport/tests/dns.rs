@@ -17,7 +17,10 @@ const AAAA: u16 = 28;
 enum Say {
     Addresses(Vec<IpAddr>),
     Code(u8),
+    /// Not even of the root.
     Nothing,
+    /// Only of the root.
+    NothingOfTheName,
 }
 
 /// A name server on loopback.
@@ -36,12 +39,17 @@ impl NameServer {
             let mut packet = [0; 1500];
             while let Ok((len, from)) = socket.recv_from(&mut packet) {
                 let (name, kind, question_end) = question(&packet[..len]);
+                let is_root = name.is_empty();
                 let nth = {
                     let mut asked = asked.lock().unwrap();
                     asked.push((name, kind));
                     asked.iter().filter(|(_, other)| *other == kind).count() - 1
                 };
-                if let Some(reply) = reply(&packet[..question_end], kind, ttl_s, &answer(nth)) {
+                let say = match answer(nth) {
+                    Say::NothingOfTheName if is_root => Say::Code(0),
+                    say => say,
+                };
+                if let Some(reply) = reply(&packet[..question_end], kind, ttl_s, &say) {
                     socket.send_to(&reply, from).unwrap();
                 }
             }
@@ -89,7 +97,7 @@ fn reply(question: &[u8], kind: u16, ttl_s: u32, say: &Say) -> Option<Vec<u8>> {
     let (code, addresses): (u8, &[IpAddr]) = match say {
         Say::Addresses(addresses) => (0, addresses),
         Say::Code(code) => (*code, &[]),
-        Say::Nothing => return None,
+        Say::Nothing | Say::NothingOfTheName => return None,
     };
     let addresses: Vec<_> = addresses.iter().filter(|address| address.is_ipv6() == (kind == AAAA)).collect();
     let mut packet = question.to_vec();
@@ -199,12 +207,22 @@ async fn a_name_that_turns_private_gets_no_new_connection() {
 #[tokio::test]
 async fn a_name_without_an_address_is_a_dns_failure() {
     let canary = Receiver::answering(OK);
-    for say in [Say::Code(3), Say::Code(2), Say::Code(5), Say::Addresses(vec![]), Say::Nothing] {
+    for say in [Say::Code(3), Say::Code(2), Say::Code(5), Say::Addresses(vec![]), Say::NothingOfTheName] {
         let server = NameServer::start(0, move |_| say.clone());
         let attempt = send(&server.transport(), at("hooks.example.com", &canary)).await;
         assert_failed(&attempt, ErrorCode::Dns);
         assert!(attempt.duration_ms < 10_000 && attempt.sent.is_none());
     }
+    assert_eq!(canary.accepted(), 0);
+}
+
+#[tokio::test]
+async fn name_servers_that_are_silent_even_of_the_root_are_our_own_fault() {
+    let canary = Receiver::answering(OK);
+    let server = NameServer::start(0, |_| Say::Nothing);
+    let transport = server.transport();
+    let made = tokio::time::timeout(PATIENCE, transport.send(at("hooks.example.com", &canary))).await;
+    assert_eq!(made.expect("an attempt ends by itself").unwrap_err(), OwnFault::NameServers);
     assert_eq!(canary.accepted(), 0);
 }
 
