@@ -7,10 +7,10 @@ use std::hint::black_box;
 use bytes::Bytes;
 use posthaste::clock::{Clock, SystemClock};
 use posthaste::model::{
-    Delivery, EndpointId, EventId, EventType, Location, MerchantId, Outcome, Status, Timestamp, resource_hash,
+    Delivery, EndpointId, EventId, EventType, Location, MerchantId, Outcome, Status, Terms, Timestamp,
+    resource_hash,
 };
-use posthaste::policy::retry::Schedule;
-use posthaste::shard::{Action, Gate, Limits, Page, Shard};
+use posthaste::shard::{Action, Gate, Limits, Page, Policy, Shard};
 
 /// Each figure is the median of this many rounds.
 const ROUNDS: usize = 5;
@@ -83,7 +83,7 @@ fn deliver(shard: &mut Shard, steps_max: u64, read: impl Fn(EndpointId, (Timesta
             match action {
                 Action::Attempt(delivery) => under_way.push((delivery.endpoint, delivery.event)),
                 Action::Refill { endpoint, from, limit } => shard.refill(endpoint, read(endpoint, from, limit)),
-                Action::Cancel(_) => unreachable!("nothing is deleted"),
+                Action::Cancel(_) | Action::Expire(_) | Action::Move(..) => unreachable!("nothing is deleted or late"),
             }
         }
         if under_way.is_empty() {
@@ -102,9 +102,9 @@ fn merchants(endpoints: u64) -> Vec<MerchantId> {
 }
 
 fn open(merchants: &[MerchantId], backlog: bool) -> Shard {
-    let mut shard = Shard::new(Limits::default(), Schedule::default());
+    let mut shard = Shard::new(Limits::default(), Policy { overdue_ms_max: 0, ..Policy::default() });
     for (endpoint, merchant) in (0..).zip(merchants) {
-        shard.open(EndpointId(endpoint), merchant.clone(), Gate::Open, backlog);
+        shard.open(EndpointId(endpoint), merchant.clone(), Gate::Open, backlog, Terms::default());
     }
     shard
 }

@@ -331,7 +331,7 @@ impl Shard {
         let queue = self.queue_or_closed(delivery);
         let recall = queue.recall(delivery.event);
         if matches!(recall, Recall::Unknown) {
-            queue.hold(delivery.event);
+            queue.hold(delivery);
         }
         self.arrange(delivery.endpoint);
         recall

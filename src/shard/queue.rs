@@ -250,9 +250,13 @@ impl Queue {
         Recall::Waiting(delivery)
     }
 
-    /// Counts an event that is not in memory as settling.
-    pub(super) fn hold(&mut self, event: EventId) {
-        self.settling.insert(event);
+    /// Counts a delivery that is not in memory as settling. Whatever comes after it waits until it is known
+    /// what becomes of it.
+    pub(super) fn hold(&mut self, delivery: &Delivery) {
+        self.settling.insert(delivery.event);
+        if let Some(order) = &mut self.order {
+            order.learn(delivery);
+        }
     }
 
     /// Asks for a page: from where. There is no other outstanding and the bound is known.
