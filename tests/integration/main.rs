@@ -29,4 +29,5 @@ mod resending;
 mod schedule;
 mod secrecy;
 mod signatures;
+mod treatment;
 mod wire;
