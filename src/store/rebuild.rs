@@ -17,9 +17,8 @@ use super::journal::carried::KeptV1;
 use super::journal::record::{self, FILLER, HEADER_LEN, PAYLOAD_LEN_MAX};
 use super::journal::segment::{self, HEAD_LEN, Head};
 use super::journal::walk::{Defect, Fault, Walked, walk};
-use super::journal::{Kind, codec, create, sync_dir};
+use super::journal::{Gone, Kind, codec, create, sync_dir};
 use super::recovery::{Recovered, recover, take};
-use super::verify::ahead;
 use crate::clock::Clock;
 use crate::model::Location;
 
@@ -61,7 +60,7 @@ pub fn rebuild(dir: &Path, limits: &Limits, clock: &dyn Clock, accept_loss: bool
     if let Some((_, covered)) = &known
         && *covered > walked.end
     {
-        lost.push(ahead(dir, *covered));
+        lost.push(Gone::between(&journal, walked.end, *covered).to_string());
     }
     if !lost.is_empty() && !accept_loss {
         let lost = lost.join("\n");

@@ -11,6 +11,7 @@ use super::StoreError;
 use super::embedded::{Limits, OpenFault};
 use super::index::Index;
 use super::index::value::Watermark;
+use super::journal::Gone;
 use super::journal::segment::{Scanned, Scanner};
 use super::journal::survey;
 use super::journal::walk::{Walked, walk};
@@ -114,7 +115,7 @@ fn compare(dir: &Path, second: &Path, limits: &Limits, clock: &dyn Clock) -> Res
                 Err(error) => findings.index_unusable = Some(error.to_string()),
             }
         }
-        Err(Unusable::Ahead(what)) => findings.damage.push(what),
+        Err(Unusable::Ahead(gone)) => findings.damage.push(gone.to_string()),
         Err(Unusable::Broken(error)) => findings.index_unusable = Some(error.to_string()),
     }
     Ok(findings)
@@ -156,7 +157,7 @@ pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits, clock: &dyn
 
 enum Unusable {
     /// The index knows of records that the journal does not hold.
-    Ahead(String),
+    Ahead(Gone),
     Broken(StoreError),
 }
 
@@ -176,7 +177,7 @@ fn caught_up(dir: &Path, limits: &Limits, clock: &dyn Clock, walked: &Walked) ->
     let watermark = watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 });
     let from = Location(watermark.next);
     if from > walked.end {
-        return Err(Unusable::Ahead(ahead(dir, from)));
+        return Err(Unusable::Ahead(Gone::between(&dir.join("journal"), walked.end, from)));
     }
     if from.segment() < walked.first_present {
         return Err(StoreError::Index("it is older than the journal".to_owned()).into());
@@ -197,14 +198,4 @@ fn caught_up(dir: &Path, limits: &Limits, clock: &dyn Clock, walked: &Walked) ->
     }
     index.checkpoint(clock.now())?;
     Ok(index)
-}
-
-/// The index covers more than the journal holds.
-pub(super) fn ahead(dir: &Path, covered: Location) -> String {
-    format!(
-        "{}: the journal ends before byte {} of segment {}, up to which the index covers it",
-        dir.join("journal").display(),
-        covered.offset(),
-        covered.segment()
-    )
 }

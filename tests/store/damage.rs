@@ -251,9 +251,11 @@ fn a_last_segment_cut_below_what_the_index_covers_is_refused() {
     let left = left_behind();
     let copy = left.copy();
     let last = segments(copy.path()).pop().expect("a segment");
+    let len = fs::metadata(&last).expect("it is there").len();
     change_bytes(&last, |bytes| bytes.truncate(bytes.len() - 1));
     let refused = left.try_open(copy.path()).map(drop).expect_err("acknowledged records are gone");
-    assert!(refused.contains("the journal ends before"), "{refused}");
+    let lost = format!("to {len} are gone");
+    assert!(refused.contains(&format!("{}: bytes ", last.display())) && refused.contains(&lost), "{refused}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::model::{Location, Timestamp};
 
 pub(crate) use record::{Header, Kind};
-pub(crate) use recovery::{OpenError, Start, open};
+pub(crate) use recovery::{Gone, OpenError, Start, open};
 pub(crate) use segment::{Record, Segments};
 
 use segment::Head;

@@ -3,6 +3,7 @@
 //! A torn tail is cut only at the end of the last segment and only where nothing after it proves that
 //! the bad bytes had been synced. Everything else stops the start with the exact range.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -33,13 +34,40 @@ pub(crate) enum OpenError {
     #[error("{file}: written by a newer version (format {major}); start that version instead")]
     Newer { file: PathBuf, major: u8 },
     #[error(
-        "{dir}: the index covers the journal up to byte {offset} of segment {segment}, but the journal ends before \
-         it: acknowledged records are gone. Restore the data directory from a backup, or accept the loss with \
+        "{0}. These records had been acknowledged. Restore the data directory from a backup, or accept the loss with \
          `posthaste store rebuild --accept-loss`"
     )]
-    Behind { dir: PathBuf, segment: u32, offset: u32 },
+    Gone(Gone),
     #[error("{file}: record at byte {offset} cannot be understood: {reason}")]
     Undecodable { file: PathBuf, offset: u32, reason: String },
+}
+
+/// What the index covers and the journal no longer holds.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    file: PathBuf,
+    from: u32,
+    to: u32,
+}
+
+impl Gone {
+    /// What lies between the `end` of the journal in `dir` and the place up to which it is `covered`, as far as the
+    /// latter's segment goes.
+    pub(crate) fn between(dir: &Path, end: Location, covered: Location) -> Gone {
+        let from = if end.segment() == covered.segment() { end.offset() } else { 0 };
+        Gone { file: segment::path(dir, covered.segment()), from, to: covered.offset() }
+    }
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gone { file, from, to } = self;
+        write!(
+            f,
+            "{}: bytes {from} to {to} are gone: the index covers them, but the journal ends before",
+            file.display()
+        )
+    }
 }
 
 /// Where replay begins.
@@ -78,10 +106,11 @@ pub(crate) fn open(
             cursor.replay_segment(found, found.number == last.number, &mut replay)?;
         }
     }
-    if let Start::At(location, _) = start
-        && Location::at(last.number, cursor.end) < location
+    let end = Location::at(last.number, cursor.end);
+    if let Start::At(covered, _) = start
+        && end < covered
     {
-        return Err(behind(dir, location));
+        return Err(OpenError::Gone(Gone::between(dir, end, covered)));
     }
     segments.keep_from(first_kept);
     let file = Arc::new(adopt(dir, last, &cursor, Head { first: first_kept, made_at: Some(now) })?);
@@ -133,7 +162,7 @@ fn check(dir: &Path, found: &[Found], start: Start) -> Result<u32, OpenError> {
     let Some((first, last)) = found.first().zip(found.last()) else {
         return match start {
             Start::First => Ok(1),
-            Start::At(location, _) => Err(behind(dir, location)),
+            Start::At(covered, _) => Err(OpenError::Gone(Gone::between(dir, Location(0), covered))),
         };
     };
     for found in found {
@@ -291,10 +320,6 @@ fn adopt(dir: &Path, last: &Found, cursor: &Cursor, head: Head) -> Result<File, 
 fn modified_at(file: &File) -> Option<Timestamp> {
     let since = file.metadata().ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(Timestamp::from_ms(i64::try_from(since.as_millis()).ok()?))
-}
-
-fn behind(dir: &Path, location: Location) -> OpenError {
-    OpenError::Behind { dir: dir.to_owned(), segment: location.segment(), offset: location.offset() }
 }
 
 fn failed(doing: &str, path: &Path, source: io::Error) -> OpenError {
