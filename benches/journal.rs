@@ -19,7 +19,9 @@ use bytes::Bytes;
 use metrics::{Histogram, HistogramFn};
 use posthaste::clock::SystemClock;
 use posthaste::entropy::SystemEntropy;
-use posthaste::model::{Endpoint, EndpointId, EndpointState, EventType, EventTypes, Merchant, MerchantId, Timestamp};
+use posthaste::model::{
+    Endpoint, EndpointId, EndpointState, EventType, EventTypes, Merchant, MerchantId, Ordering, Timestamp,
+};
 use posthaste::store::embedded::{EmbeddedStore, Limits, Probes, Surroundings};
 use posthaste::store::{Change, NewEvent, Store, StoreError};
 
@@ -156,7 +158,10 @@ impl Subject {
             event_types: EventTypes::EVERY,
             secret: None,
             old_secret: None,
+            ordering: Ordering::Free,
+            rate: None,
             state: EndpointState::Active,
+            failing_since: None,
             created_at: Timestamp::ZERO,
             updated_at: Timestamp::ZERO,
         };

@@ -7,10 +7,9 @@ use std::hint::black_box;
 use bytes::Bytes;
 use posthaste::clock::{Clock, SystemClock};
 use posthaste::model::{
-    Delivery, EndpointId, EventId, EventType, Location, MerchantId, Outcome, Status, Timestamp, resource_hash,
+    Delivery, EndpointId, EventId, EventType, Location, MerchantId, Outcome, Status, Terms, Timestamp, resource_hash,
 };
-use posthaste::policy::retry::Schedule;
-use posthaste::shard::{Action, Gate, Limits, Page, Shard};
+use posthaste::shard::{Action, Gate, Limits, Page, Policy, Shard};
 
 /// Short rounds, so that most are not interrupted; the figures are the best and the median of them.
 const ROUNDS: usize = 31;
@@ -49,9 +48,9 @@ impl Course {
     fn new(endpoints: u64, each: u64) -> Course {
         let merchants: Vec<MerchantId> =
             (0..endpoints).map(|n| format!("merchant-{n}").parse().expect("a legal id")).collect();
-        let mut shard = Shard::new(Limits::default(), Schedule::default());
+        let mut shard = Shard::new(Limits::default(), Policy { overdue_ms_max: 0, ..Policy::default() });
         for (endpoint, merchant) in (0..).zip(&merchants) {
-            shard.open(EndpointId(endpoint), merchant.clone(), Gate::Open, each > 0);
+            shard.open(EndpointId(endpoint), merchant.clone(), Gate::Open, each > 0, Terms::default());
         }
         let payload = Bytes::from(vec![b'x'; 600]);
         Course { shard, merchants, payload, each, accepted: 0, pages: 0, paged: 0 }
@@ -104,7 +103,9 @@ impl Course {
                         let page = self.page(endpoint, from, limit);
                         self.shard.refill(endpoint, page);
                     }
-                    Action::Cancel(_) => unreachable!("nothing is deleted"),
+                    Action::Cancel(_) | Action::Expire(_) | Action::Move(..) => {
+                        unreachable!("nothing is deleted, overdue or ordered")
+                    }
                 }
             }
             assert!(!under_way.is_empty(), "there is enough to do");

@@ -6,7 +6,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use posthaste::clock::{Clock, SystemClock};
-use posthaste::model::{Endpoint, EndpointId, EndpointState, EventId, EventTypes, OldSecret, Secret, Timestamp};
+use posthaste::model::{
+    Endpoint, EndpointId, EndpointState, EventId, EventTypes, OldSecret, Ordering, Secret, Timestamp,
+};
 use posthaste::policy::signature;
 
 /// Each figure is the median of this many rounds.
@@ -44,7 +46,10 @@ fn endpoint(now: Timestamp, old: Option<&str>) -> Endpoint {
         event_types: EventTypes::EVERY,
         secret: Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         old_secret: old.and_then(Secret::new).map(|secret| OldSecret { secret, until: Timestamp::MAX }),
+        ordering: Ordering::Free,
+        rate: None,
         state: EndpointState::Active,
+        failing_since: None,
         created_at: now,
         updated_at: now,
     }

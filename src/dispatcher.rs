@@ -16,7 +16,7 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::{
     Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, Location, MerchantId,
-    Outcome, Phases, Status, Timestamp, Verdict, resource_hash,
+    Outcome, Phases, Status, Terms, Timestamp, Verdict, resource_hash,
 };
 use crate::pulse::Pulse;
 use crate::registry::Registry;
@@ -46,6 +46,8 @@ pub enum Control {
         gate: Gate,
         /// Whether the outbox may hold deliveries for it.
         backlog: bool,
+        /// How they leave.
+        terms: Terms,
     },
     /// Try this event once more, now.
     Resend {
@@ -151,7 +153,7 @@ enum Done {
         endpoint: EndpointId,
         page: Result<DuePage, StoreError>,
     },
-    Disabled,
+    Recorded,
 }
 
 enum Input {
@@ -234,7 +236,13 @@ impl Dispatcher {
         while !self.draining {
             match self.shard.poll(self.tools.clock.now()) {
                 Some(Action::Attempt(delivery)) => self.attempt(delivery),
-                Some(Action::Cancel(delivery)) => self.cancel(delivery),
+                Some(Action::Cancel(delivery)) => self.end(delivery, Status::Canceled),
+                Some(Action::Expire(delivery)) => {
+                    tracing::warn!(event = %delivery.event, merchant = %delivery.merchant, "due for too long: failed");
+                    self.tools.metrics.expired.increment(1);
+                    self.end(delivery, Status::Failed);
+                }
+                Some(Action::Move(delivery, due)) => self.move_to(delivery, due),
                 Some(Action::Refill { endpoint, from, limit }) => self.read(endpoint, from, limit),
                 None => return,
             }
@@ -278,19 +286,19 @@ impl Dispatcher {
         self.running.insert(task.id(), running);
     }
 
-    fn cancel(&mut self, delivery: Delivery) {
-        self.tools.metrics.settled(Status::Canceled);
+    /// Ends a delivery without an attempt.
+    fn end(&mut self, delivery: Delivery, status: Status) {
+        self.tools.metrics.settled(status);
         let at = self.tools.clock.now();
-        let attempts_before = delivery.attempts_before;
-        let due = delivery.due;
-        self.tools.store.settle(Settlement {
-            delivery,
-            attempt: None,
-            status: Status::Canceled,
-            at,
-            due,
-            attempts_before,
-        });
+        let (due, attempts_before) = (delivery.due, delivery.attempts_before);
+        self.tools.store.settle(Settlement { delivery, attempt: None, status, at, due, attempts_before });
+    }
+
+    /// Lets a delivery wait for another one.
+    fn move_to(&mut self, delivery: Delivery, due: Timestamp) {
+        let at = self.tools.clock.now();
+        let (status, attempts_before) = (delivery.status, delivery.attempts_before);
+        self.tools.store.settle(Settlement { delivery, attempt: None, status, at, due, attempts_before });
     }
 
     fn read(&mut self, endpoint: EndpointId, from: DueKey, limit: usize) {
@@ -306,7 +314,9 @@ impl Dispatcher {
 
     fn control(&mut self, control: Control) {
         match control {
-            Control::Open { endpoint, merchant, gate, backlog } => self.shard.open(endpoint, merchant, gate, backlog),
+            Control::Open { endpoint, merchant, gate, backlog, terms } => {
+                self.shard.open(endpoint, merchant, gate, backlog, terms);
+            }
             Control::Resend { merchant, event, endpoint, answer } => {
                 // The one who asked may have gone away; the resend stands.
                 let _ = answer.send(self.resend(&merchant, event, endpoint));
@@ -358,7 +368,7 @@ impl Dispatcher {
                 tracing::error!(%endpoint, %error, "the outbox cannot be read");
                 self.shard.refill_failed(endpoint);
             }
-            Done::Attempt { .. } | Done::Unmade | Done::Disabled => {}
+            Done::Attempt { .. } | Done::Unmade | Done::Recorded => {}
         }
     }
 
@@ -379,7 +389,7 @@ impl Dispatcher {
         let now = self.tools.clock.now();
         self.observe(delivery, &attempt, now);
         let chance = self.tools.entropy.unit();
-        let Settled { delivery, verdict, attempts, disable } =
+        let Settled { delivery, verdict, attempts, disable, failing } =
             self.shard.settle(now, delivery.endpoint, delivery.event, &attempt.outcome, chance);
         assert_eq!(attempts, attempt.number, "attempts are counted once");
         let (status, due) = match verdict {
@@ -391,18 +401,38 @@ impl Dispatcher {
         self.tools.metrics.settled(status);
         let attempts_before = delivery.attempts_before;
         self.tools.store.settle(Settlement { delivery, attempt: Some(attempt), status, at: now, due, attempts_before });
-        if let (Some(reason), Some(endpoint)) = (disable, endpoint) {
+        let Some(endpoint) = endpoint else { return };
+        if let Some(reason) = disable {
             self.disable(endpoint, reason);
+        } else if let Some(since) = failing {
+            self.mark(endpoint, since);
         }
+    }
+
+    /// Records since when an endpoint has been failing, or that it is well again.
+    fn mark(&mut self, endpoint: Arc<Endpoint>, since: Option<Timestamp>) {
+        let registry = Arc::clone(&self.tools.registry);
+        match since {
+            Some(since) => {
+                tracing::warn!(endpoint = %endpoint.id, merchant = %endpoint.merchant, %since, "endpoint is failing");
+            }
+            None => tracing::info!(endpoint = %endpoint.id, merchant = %endpoint.merchant, "endpoint is well again"),
+        }
+        self.work.spawn(async move {
+            // Refused only while stopping; the streak is then counted anew.
+            let _ = registry.mark_failing(&endpoint, since).await;
+            Done::Recorded
+        });
     }
 
     fn disable(&mut self, endpoint: Arc<Endpoint>, reason: DisabledReason) {
         let registry = Arc::clone(&self.tools.registry);
+        self.tools.metrics.disabled(reason);
         tracing::warn!(endpoint = %endpoint.id, merchant = %endpoint.merchant, reason = reason.as_str(), "endpoint disabled");
         self.work.spawn(async move {
             // Refused only while stopping; the next 410 after the restart says it again.
             let _ = registry.disable(&endpoint, reason).await;
-            Done::Disabled
+            Done::Recorded
         });
     }
 

@@ -16,9 +16,8 @@ use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Timestamp};
+use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Terms, Timestamp};
 use crate::outbox::Outbox;
-use crate::policy::retry::Schedule;
 use crate::portal::{self, Portal};
 use crate::pulse::{self, Pulse};
 use crate::recovery::{self, Recoveries, Resender};
@@ -30,7 +29,7 @@ use crate::transport::Transport;
 
 pub use crate::dispatcher::Resent;
 pub use crate::recovery::ResendFault;
-pub use crate::shard::Limits as ShardLimits;
+pub use crate::shard::{Limits as ShardLimits, Policy};
 pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
 
 /// Notices that may wait for a dispatcher before commits wait for it.
@@ -48,8 +47,8 @@ pub struct Limits {
     pub store: StoreLimits,
     /// Of all shards together.
     pub shard: ShardLimits,
-    /// When what is tried again.
-    pub schedule: Schedule,
+    /// How endpoints are treated.
+    pub policy: Policy,
     /// Of links and sessions.
     pub portal: portal::Limits,
     /// Of those who watch.
@@ -149,7 +148,7 @@ impl Engine {
         let vitals: Vec<Arc<Vitals>> = (0..limits.shards).map(|_| Arc::default()).collect();
         let mut tasks = JoinSet::new();
         for ((controls, notices), vitals) in controls_in.into_iter().zip(notices_in).zip(&vitals) {
-            let shard = Shard::new(share(&limits.shard, limits.shards), limits.schedule.clone());
+            let shard = Shard::new(share(&limits.shard, limits.shards), limits.policy.clone());
             tasks.spawn(Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices).run());
         }
         show_limits(&metrics, limits);
@@ -199,6 +198,10 @@ impl Engine {
         self.metrics.oldest_due_seconds.set(oldest.map_or(0, |due| now.since_ms(due)) as f64 / 1000.0);
         self.metrics.in_flight.set(total(Vitals::in_flight));
         self.metrics.windowed.set(total(Vitals::windowed));
+        let endpoints = self.registry.endpoints();
+        let count = |is: fn(&Endpoint) -> bool| endpoints.iter().filter(|endpoint| is(endpoint)).count() as f64;
+        self.metrics.endpoints_failing.set(count(Endpoint::is_failing));
+        self.metrics.endpoints_disabled.set(count(|e| matches!(e.state, EndpointState::Disabled(_))));
         self.metrics.journal_bytes.set(figures.journal_bytes as f64);
         self.metrics.disk_free_bytes.set(figures.free_bytes as f64);
         self.metrics.commit_queued.set(figures.queued as f64);
@@ -247,12 +250,15 @@ fn take_up(
     let mut owed = BTreeSet::new();
     for Backlog { endpoint, merchant, .. } in store.backlog()? {
         owed.insert(endpoint);
-        let gate = registry.endpoint(endpoint).map_or(Gate::Closed, |endpoint| gate(endpoint.state));
-        announce(&merchant.clone(), Control::Open { endpoint, merchant, gate, backlog: true });
+        let known = registry.endpoint(endpoint);
+        let gate = known.as_ref().map_or(Gate::Closed, |endpoint| gate(endpoint.state));
+        let terms = known.map_or(Terms::default(), |endpoint| endpoint.terms());
+        announce(&merchant.clone(), Control::Open { endpoint, merchant, gate, backlog: true, terms });
     }
     for endpoint in registry.endpoints().into_iter().filter(|endpoint| !owed.contains(&endpoint.id)) {
         let (gate, merchant) = (gate(endpoint.state), endpoint.merchant.clone());
-        announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false });
+        let terms = endpoint.terms();
+        announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false, terms });
     }
     Ok(())
 }
@@ -272,13 +278,15 @@ fn notice_sink(notices: Vec<mpsc::Sender<Notice>>, feed: Arc<Feed>) -> NoticeSin
 
 fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSink {
     Arc::new(move |change| {
-        let (merchant, endpoint, gate) = match change {
-            EndpointChange::Put(endpoint) => (endpoint.merchant.clone(), endpoint.id, gate(endpoint.state)),
-            EndpointChange::Deleted(endpoint, merchant) => (merchant, endpoint, Gate::Closed),
+        let (merchant, endpoint, gate, terms) = match change {
+            EndpointChange::Put(endpoint) => {
+                (endpoint.merchant.clone(), endpoint.id, gate(endpoint.state), endpoint.terms())
+            }
+            EndpointChange::Deleted(endpoint, merchant) => (merchant, endpoint, Gate::Closed, Terms::default()),
         };
         let shard = shard_of(&merchant, controls.len());
         // Refused only when the dispatcher has drained; the store has the change.
-        let _ = controls[shard].send(Control::Open { endpoint, merchant, gate, backlog: false });
+        let _ = controls[shard].send(Control::Open { endpoint, merchant, gate, backlog: false, terms });
     })
 }
 
@@ -319,6 +327,7 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("in_flight_per_endpoint", limits.shard.in_flight_per_endpoint_max as f64),
         ("window_per_endpoint", limits.shard.window_per_endpoint_max as f64),
         ("window", limits.shard.window_max as f64),
+        ("parked_per_endpoint", limits.shard.parked_per_endpoint_max as f64),
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
         ("commit_queue", limits.store.queued_max as f64),
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),

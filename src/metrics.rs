@@ -7,7 +7,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::model::{ErrorCode, Status};
+use crate::model::{DisabledReason, ErrorCode, Status};
 
 /// Seconds, from a fast sync to a slow disk.
 const SYNC_BUCKETS: &[f64] =
@@ -78,6 +78,15 @@ pub struct Metrics {
     succeeded: Counter,
     failed: Arc<[Counter]>,
     settled: Arc<[Counter]>,
+    disabled: Arc<[Counter]>,
+    /// Deliveries that failed because they were due for too long.
+    pub expired: Counter,
+    /// Attempts that were not made for a fault of this host.
+    pub excused: Counter,
+    /// Endpoints from which nothing but failures has come for long.
+    pub endpoints_failing: Gauge,
+    /// Endpoints that the product switched off.
+    pub endpoints_disabled: Gauge,
     /// From the beginning of an attempt to its outcome.
     pub attempt_seconds: Histogram,
     /// From acceptance to the 2xx head.
@@ -121,20 +130,7 @@ pub struct Metrics {
 impl Metrics {
     /// A fresh set of figures, all zero.
     pub fn new() -> Metrics {
-        let buckets = [
-            ("posthaste_commit_duration_seconds", SYNC_BUCKETS),
-            ("posthaste_attempt_duration_seconds", ATTEMPT_BUCKETS),
-            ("posthaste_delivery_latency_seconds", DELIVERY_BUCKETS),
-            ("posthaste_first_attempt_latency_seconds", DELIVERY_BUCKETS),
-            ("posthaste_commit_records", COUNT_BUCKETS),
-            ("posthaste_commit_size_bytes", BYTE_BUCKETS),
-        ];
-        let mut builder = PrometheusBuilder::new();
-        for (name, values) in buckets {
-            let matcher = Matcher::Full(name.to_owned());
-            builder = builder.set_buckets_for_metric(matcher, values).expect("no list of buckets is empty");
-        }
-        let recorder = Arc::new(builder.build_recorder());
+        let recorder = Arc::new(builder().build_recorder());
         let of = Figures { recorder: &recorder };
         let metrics = Metrics {
             text: recorder.handle(),
@@ -154,6 +150,16 @@ impl Metrics {
                 "status",
                 Status::ALL.map(Status::as_str),
             ),
+            disabled: of.counters(
+                "posthaste_endpoints_disabled_total",
+                "Endpoints switched off by the product",
+                "reason",
+                DisabledReason::ALL.map(DisabledReason::as_str),
+            ),
+            expired: of.counter("posthaste_deliveries_expired_total", "Deliveries failed because they waited too long"),
+            excused: of.counter("posthaste_attempts_excused_total", "Attempts not made for a fault of this host"),
+            endpoints_failing: of.gauge("posthaste_endpoints_failing", "Endpoints with nothing but failures for long"),
+            endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
             attempt_seconds: of.seconds("posthaste_attempt_duration_seconds", "From an attempt's start to its outcome"),
             delivery_seconds: of.seconds("posthaste_delivery_latency_seconds", "From acceptance to the 2xx answer"),
             first_attempt_seconds: of
@@ -179,9 +185,7 @@ impl Metrics {
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };
-        let version = Key::from_parts("posthaste_build_info", vec![Label::new("version", env!("CARGO_PKG_VERSION"))]);
-        of.recorder.describe_gauge("posthaste_build_info".into(), None, "Always 1; the version is a label".into());
-        of.recorder.register_gauge(&version, &METADATA).set(1.0);
+        of.build_info();
         metrics
     }
 
@@ -242,6 +246,11 @@ impl Metrics {
         self.settled[usize::from(status.code())].increment(1);
     }
 
+    /// The product switched an endpoint off.
+    pub fn disabled(&self, reason: DisabledReason) {
+        self.disabled[reason as usize].increment(1);
+    }
+
     /// Everything as Prometheus reads it, text format 0.0.4.
     pub fn render(&self) -> String {
         self.text.run_upkeep();
@@ -262,12 +271,36 @@ impl Default for Metrics {
 
 const METADATA: Metadata<'static> = Metadata::new("posthaste", Level::INFO, None);
 
+/// Knows the buckets of each histogram.
+fn builder() -> PrometheusBuilder {
+    let buckets = [
+        ("posthaste_commit_duration_seconds", SYNC_BUCKETS),
+        ("posthaste_attempt_duration_seconds", ATTEMPT_BUCKETS),
+        ("posthaste_delivery_latency_seconds", DELIVERY_BUCKETS),
+        ("posthaste_first_attempt_latency_seconds", DELIVERY_BUCKETS),
+        ("posthaste_commit_records", COUNT_BUCKETS),
+        ("posthaste_commit_size_bytes", BYTE_BUCKETS),
+    ];
+    let mut builder = PrometheusBuilder::new();
+    for (name, values) in buckets {
+        let matcher = Matcher::Full(name.to_owned());
+        builder = builder.set_buckets_for_metric(matcher, values).expect("no list of buckets is empty");
+    }
+    builder
+}
+
 /// Describes and registers in one breath.
 struct Figures<'a> {
     recorder: &'a PrometheusRecorder,
 }
 
 impl Figures<'_> {
+    fn build_info(&self) {
+        let version = Key::from_parts("posthaste_build_info", vec![Label::new("version", env!("CARGO_PKG_VERSION"))]);
+        self.recorder.describe_gauge("posthaste_build_info".into(), None, "Always 1; the version is a label".into());
+        self.recorder.register_gauge(&version, &METADATA).set(1.0);
+    }
+
     fn counter(&self, name: &'static str, about: &'static str) -> Counter {
         self.recorder.describe_counter(name.into(), None, about.into());
         self.recorder.register_counter(&Key::from_static_name(name), &METADATA)

@@ -3,6 +3,7 @@
 //! Never shows a key after it was made; never changes memory before the store has the change durably.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
@@ -15,7 +16,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::model::{
     Digest, DisabledReason, Endpoint, EndpointId, EndpointState, EventTypes, Key, KeyId, Merchant, MerchantId,
-    OldSecret, OwnerKind, Role, Secret,
+    OldSecret, Ordering, OwnerKind, Role, Secret, Timestamp,
 };
 use crate::store::{Catalog, Change, Refusal, Store, StoreError};
 
@@ -32,6 +33,10 @@ pub struct Config {
     pub secret: SecretChange,
     /// How long a replaced secret goes on signing.
     pub secret_grace_ms: u64,
+    /// Which deliveries must not overtake each other.
+    pub ordering: Ordering,
+    /// The most attempts a second.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// What to do with the signing secret.
@@ -248,13 +253,24 @@ impl Registry {
     pub async fn disable(&self, seen: &Endpoint, reason: DisabledReason) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
         let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
-        if *endpoint != *seen {
+        if !is_seen(&endpoint, seen) {
             (self.sink)(EndpointChange::Put(endpoint));
             return Ok(());
         }
         let state = EndpointState::Disabled(reason);
         let disabled = Endpoint { state, updated_at: self.clock.now(), ..(*endpoint).clone() };
         self.apply(vec![Change::PutEndpoint(disabled)]).await
+    }
+
+    /// Notes since when nothing but failures came from an endpoint, or that it is well again, unless the
+    /// merchant changed it meanwhile. That is no change of the config.
+    pub async fn mark_failing(&self, seen: &Endpoint, since: Option<Timestamp>) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().await;
+        let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
+        if !is_seen(&endpoint, seen) || endpoint.failing_since == since {
+            return Ok(());
+        }
+        self.apply(vec![Change::PutEndpoint(Endpoint { failing_since: since, ..(*endpoint).clone() })]).await
     }
 
     /// Makes a key. Its text is given out this once.
@@ -322,10 +338,19 @@ impl Registry {
                 (false, Some(EndpointState::Disabled(reason))) => EndpointState::Disabled(reason),
                 (false, _) => EndpointState::Paused,
             },
+            ordering: config.ordering,
+            rate: config.rate,
+            failing_since: known.and_then(|endpoint| endpoint.failing_since),
             created_at: known.map_or(now, |endpoint| endpoint.created_at),
             updated_at: known.map_or(now, |endpoint| endpoint.updated_at),
         };
-        if known == Some(&endpoint) { endpoint } else { Endpoint { updated_at: now, ..endpoint } }
+        if known == Some(&endpoint) {
+            return endpoint;
+        }
+        // Whatever failed before, failed under another config. Never the same moment twice: it tells the
+        // shard that something changed.
+        let updated_at = known.map_or(now, |endpoint| now.max(endpoint.updated_at.plus_ms(1)));
+        Endpoint { failing_since: None, updated_at, ..endpoint }
     }
 
     fn secrets(
@@ -403,7 +428,8 @@ impl State {
 /// The tag of a config: changes whenever the config does.
 pub fn tag(endpoint: &Endpoint) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(format!("{endpoint:?}"));
+    // Failing is no change of the config.
+    hasher.update(format!("{:?}", Endpoint { failing_since: None, ..endpoint.clone() }));
     hasher.update(endpoint.secret.as_ref().map_or("", Secret::expose));
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hasher.finalize()[..12]))
 }
@@ -423,6 +449,11 @@ pub fn new_key(role: &Role, entropy: &dyn Entropy) -> String {
     let mut bytes = [0; 32];
     entropy.fill(&mut bytes);
     format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Whether an endpoint's config is still the one seen.
+fn is_seen(now: &Endpoint, seen: &Endpoint) -> bool {
+    *now == Endpoint { failing_since: now.failing_since, ..seen.clone() }
 }
 
 fn check(precondition: &Precondition, known: Option<&Endpoint>) -> Result<(), Rejected> {

@@ -12,10 +12,15 @@ use crate::model::{Endpoint, EndpointState, EventType};
 
 const ENDPOINTS_MAX: usize = 1000;
 
+/// Active, and nothing but failures for long.
+const FAILING: &str = "failing";
+
 #[derive(Serialize)]
 struct Stats {
     merchants: usize,
     endpoints: usize,
+    endpoints_failing: usize,
+    endpoints_disabled: usize,
     deliveries_waiting: u64,
     commit_queued: u64,
     journal_bytes: u64,
@@ -35,15 +40,20 @@ struct ShownEndpoint {
     event_types: Vec<&'static str>,
     state: &'static str,
     state_reason: Option<&'static str>,
+    failing_since: Option<String>,
     updated_at: String,
 }
 
 pub(super) async fn stats(admin: Arc<Admin>, request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let figures = admin.engine.figures();
+    let endpoints = admin.engine.registry.endpoints();
+    let disabled = |endpoint: &Endpoint| matches!(endpoint.state, EndpointState::Disabled(_));
     let stats = Stats {
         merchants: admin.engine.registry.merchant_count(),
-        endpoints: admin.engine.registry.endpoints().len(),
+        endpoints: endpoints.len(),
+        endpoints_failing: endpoints.iter().filter(|endpoint| endpoint.is_failing()).count(),
+        endpoints_disabled: endpoints.iter().filter(|endpoint| disabled(endpoint)).count(),
         deliveries_waiting: figures.waiting,
         commit_queued: figures.queued,
         journal_bytes: figures.journal_bytes,
@@ -57,12 +67,16 @@ pub(super) async fn endpoints(admin: Arc<Admin>, request: Request) -> Result<Res
     admin.require_operator(&request)?;
     let mut query = request.query();
     let state = query.one("state").map(std::borrow::Cow::into_owned);
-    if state.as_deref().is_some_and(|state| !["active", "paused", "disabled"].contains(&state)) {
-        query.fault("state", "invalid_parameter", "must be active, paused or disabled.");
+    if state.as_deref().is_some_and(|state| !["active", "paused", "disabled", FAILING].contains(&state)) {
+        query.fault("state", "invalid_parameter", "must be active, failing, paused or disabled.");
     }
     query.finish()?;
     let mut found = admin.engine.registry.endpoints();
-    found.retain(|endpoint| state.as_deref().is_none_or(|state| state == endpoint.state.as_str()));
+    found.retain(|endpoint| match state.as_deref() {
+        None => true,
+        Some(FAILING) => endpoint.is_failing(),
+        Some(state) => state == endpoint.state.as_str(),
+    });
     found.sort_unstable_by(|a, b| a.merchant.cmp(&b.merchant));
     let has_more = found.len() > ENDPOINTS_MAX;
     let data = found.iter().take(ENDPOINTS_MAX).map(|endpoint| shown(endpoint)).collect();
@@ -79,6 +93,7 @@ fn shown(endpoint: &Endpoint) -> ShownEndpoint {
             EndpointState::Active | EndpointState::Paused => None,
             EndpointState::Disabled(reason) => Some(reason.as_str()),
         },
+        failing_since: endpoint.failing_since.map(|since| since.to_string()),
         updated_at: endpoint.updated_at.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Never changes anything where one field is wrong, never returns the secret.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,12 +11,15 @@ use super::{Api, not_configured, stopping};
 use crate::http::{
     Fields, HeaderMap, HeaderName, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response,
 };
-use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Secret};
+use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Ordering, Secret};
 use crate::policy::{egress, form};
 use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
 
 /// A config is far smaller.
 const BODY_BYTES_MAX: usize = 16 << 10;
+
+/// The highest rate that a merchant can ask for; beyond it the in-flight limits decide.
+const RATE_PER_SECOND_MAX: u64 = 10_000;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -26,6 +30,9 @@ struct Shown<'a> {
     secret_hint: Option<String>,
     state: &'static str,
     state_reason: Option<&'static str>,
+    failing_since: Option<String>,
+    ordering: &'static str,
+    rate_limit_per_second: Option<NonZeroU32>,
     created_at: String,
     updated_at: String,
 }
@@ -68,8 +75,11 @@ fn read(body: &[u8], rules: &egress::Rules) -> Result<Config, Problem> {
     let enabled = fields.optional_bool("enabled").unwrap_or(true);
     let secret = secret(&mut fields);
     let grace_s = fields.optional_u64("secret_grace_seconds", form::SECRET_GRACE_S_MAX).unwrap_or(form::SECRET_GRACE_S);
+    let ordering = ordering(&mut fields);
+    let rate = rate(&mut fields);
     fields.finish()?;
-    Ok(Config { url: url.into(), event_types, enabled, secret, secret_grace_ms: grace_s * 1000 })
+    let secret_grace_ms = grace_s * 1000;
+    Ok(Config { url: url.into(), event_types, enabled, secret, secret_grace_ms, ordering, rate })
 }
 
 fn url(fields: &mut Fields<'_>, rules: &egress::Rules) -> String {
@@ -96,6 +106,25 @@ fn event_types(fields: &mut Fields<'_>) -> EventTypes {
         faults.into_iter().for_each(|fault| note(fields, fault));
         EventTypes::EVERY
     })
+}
+
+fn ordering(fields: &mut Fields<'_>) -> Ordering {
+    let Some(word) = fields.optional_str("ordering") else { return Ordering::Free };
+    word.parse().unwrap_or_else(|_| {
+        let words = Ordering::ALL.map(Ordering::as_str).join(" or ");
+        fields.fault("ordering", "unknown_ordering", format!("must be {words}."));
+        Ordering::Free
+    })
+}
+
+fn rate(fields: &mut Fields<'_>) -> Option<NonZeroU32> {
+    let asked = fields.optional_u64("rate_limit_per_second", RATE_PER_SECOND_MAX)?;
+    let rate = u32::try_from(asked).ok().and_then(NonZeroU32::new);
+    if rate.is_none() {
+        let detail = "must be at least 1; leave it out for no limit, or set enabled to false to pause.";
+        fields.fault("rate_limit_per_second", "out_of_range", detail);
+    }
+    rate
 }
 
 fn secret(fields: &mut Fields<'_>) -> SecretChange {
@@ -172,6 +201,9 @@ fn shown(status: StatusCode, endpoint: &Endpoint) -> Response {
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
             state: endpoint.state.as_str(),
             state_reason: reason,
+            failing_since: endpoint.failing_since.map(|since| since.to_string()),
+            ordering: endpoint.ordering.as_str(),
+            rate_limit_per_second: endpoint.rate,
             created_at: endpoint.created_at.to_string(),
             updated_at: endpoint.updated_at.to_string(),
         },

@@ -2,6 +2,7 @@
 //!
 //! Never binds a port and never opens the data directory.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,14 +11,14 @@ use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::dashboard::{self, Dashboard};
-use crate::engine::{self, Engine, ShardLimits, StoreLimits};
+use crate::engine::{self, Engine, Policy, ShardLimits, StoreLimits};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::feed;
 use crate::http::{Hooks, Routes, Server, Tls, TlsError};
 use crate::ingest::{self, Ingest, Pointers};
 use crate::metrics::Metrics;
-use crate::policy::egress;
 use crate::policy::retry::Schedule;
+use crate::policy::{breaker, egress, failing};
 use crate::portal;
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
@@ -131,16 +132,14 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             in_flight_max: delivery.in_flight_max,
             in_flight_per_merchant_max: delivery.in_flight_per_merchant_max,
             in_flight_per_endpoint_max: delivery.in_flight_per_endpoint_max,
+            adaptive: delivery.adaptive,
             window_per_endpoint_max: delivery.window_max,
             window_max: delivery.window_total_max,
             payload_bytes_max: delivery.window_payload_bytes_max,
+            parked_per_endpoint_max: delivery.parked_per_endpoint_max,
             ..ShardLimits::default()
         },
-        schedule: Schedule {
-            delays_ms: delivery.retry_schedule_ms.clone(),
-            jitter: delivery.retry_jitter,
-            retry_after_ms_max: delivery.retry_after_ms_max,
-        },
+        policy: policy(delivery),
         portal: portal::Limits {
             link_ttl_ms: dashboard.link_ttl_ms,
             links_max: dashboard.links_max,
@@ -154,6 +153,32 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             watchers_max: dashboard.watchers_max,
             watchers_per_merchant_max: dashboard.watchers_per_merchant_max,
         },
+    }
+}
+
+fn policy(delivery: &config::Delivery) -> Policy {
+    Policy {
+        schedule: Schedule {
+            delays_ms: delivery.retry_schedule_ms.clone(),
+            jitter: delivery.retry_jitter,
+            retry_after_ms_max: delivery.retry_after_ms_max,
+        },
+        breaker: breaker::Limits {
+            failures_to_open: delivery.breaker_failures,
+            successes_to_close: delivery.breaker_successes,
+            wait_ms: delivery.breaker_wait_ms,
+            wait_ms_max: delivery.breaker_wait_ms_max,
+        },
+        failing: failing::Limits {
+            shown_after_ms: delivery.failing_after_ms,
+            disable_after_ms: delivery.disable_after_ms,
+            spread_ms: delivery.disable_spread_ms,
+        },
+        slow_ms: delivery.slow_ms,
+        rate_max: NonZeroU32::new(delivery.rate_per_endpoint_max),
+        fault_wait_ms: delivery.fault_wait_ms,
+        fault_wait_ms_max: delivery.fault_wait_ms_max,
+        overdue_ms_max: delivery.overdue_ms_max,
     }
 }
 

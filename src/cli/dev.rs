@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::build::Sources;
 use super::receiver::Receiver;
 use crate::engine::Engine;
-use crate::model::{EventTypes, MerchantId, Role, Secret};
+use crate::model::{EventTypes, MerchantId, Ordering, Role, Secret};
 use crate::registry::{Config, Precondition, SecretChange};
 
 const MERCHANT: &str = "dev";
@@ -191,7 +191,8 @@ async fn configure(
         }
         _ => return Ok(()),
     };
-    let config = Config { url: url.into(), event_types, enabled, secret, secret_grace_ms: 0 };
+    let (ordering, rate) = known.map_or((Ordering::Free, None), |endpoint| (endpoint.ordering, endpoint.rate));
+    let config = Config { url: url.into(), event_types, enabled, secret, secret_grace_ms: 0, ordering, rate };
     engine
         .registry
         .put_config(merchant, config, &Precondition::None)

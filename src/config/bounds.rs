@@ -3,7 +3,7 @@
 //! Never changes a value: what is out of bounds is refused, not cut.
 
 use super::units::{show_bytes, show_ms};
-use super::{Config, Dashboard, Listener, Transport};
+use super::{Config, Dashboard, Delivery, Listener, Transport};
 
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
@@ -48,6 +48,7 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.count("delivery.shards", delivery.shards, 0, 256);
     check.ms("delivery.drain_max", delivery.drain_ms_max, 0, HOUR_MS);
     check.ms("delivery.retry_after_max", delivery.retry_after_ms_max, SECOND_MS, 30 * DAY_MS);
+    check_policy(&mut check, delivery);
     let waits = &delivery.retry_schedule_ms;
     check.require("delivery.retry_schedule", waits.len() <= 100, "must have at most 100 entries");
     for wait in waits {
@@ -69,6 +70,22 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.bytes("events.batch_bytes_max", events.batch_bytes_max, KIB, GIB);
     check_dashboard(&mut check, &config.dashboard);
     check.0
+}
+
+fn check_policy(check: &mut Check, delivery: &Delivery) {
+    check.count("delivery.breaker_failures", delivery.breaker_failures as usize, 0, 1_000);
+    check.count("delivery.breaker_successes", delivery.breaker_successes as usize, 1, 1_000);
+    check.ms("delivery.breaker_wait", delivery.breaker_wait_ms, 1, DAY_MS);
+    check.ms("delivery.breaker_wait_max", delivery.breaker_wait_ms_max, 1, DAY_MS);
+    check.ms("delivery.slow_after", delivery.slow_ms, 1, MINUTE_MS);
+    check.count("delivery.rate_per_endpoint_max", delivery.rate_per_endpoint_max as usize, 0, 1_000_000);
+    check.ms("delivery.fault_wait", delivery.fault_wait_ms, 1, MINUTE_MS);
+    check.ms("delivery.fault_wait_max", delivery.fault_wait_ms_max, 1, HOUR_MS);
+    check.ms("delivery.failing_after", delivery.failing_after_ms, 0, 30 * DAY_MS);
+    check.ms("delivery.disable_after", delivery.disable_after_ms, 0, 365 * DAY_MS);
+    check.ms("delivery.disable_spread", delivery.disable_spread_ms, 0, 30 * DAY_MS);
+    check.ms("delivery.overdue_max", delivery.overdue_ms_max, 0, 3650 * DAY_MS);
+    check.count("delivery.parked_per_endpoint_max", delivery.parked_per_endpoint_max, 1, 1 << 20);
 }
 
 fn check_dashboard(check: &mut Check, dashboard: &Dashboard) {
@@ -147,6 +164,10 @@ pub(super) fn combinations(config: &Config) -> Vec<Finding> {
     check.at_most("delivery.in_flight_per_merchant_max", merchant, "in_flight_max", delivery.in_flight_max);
     let endpoint = delivery.in_flight_per_endpoint_max;
     check.at_most("delivery.in_flight_per_endpoint_max", endpoint, "in_flight_per_merchant_max", merchant);
+    let shorter = delivery.breaker_wait_ms <= delivery.breaker_wait_ms_max;
+    check.require("delivery.breaker_wait", shorter, "must not be more than breaker_wait_max");
+    let shorter = delivery.fault_wait_ms <= delivery.fault_wait_ms_max;
+    check.require("delivery.fault_wait", shorter, "must not be more than fault_wait_max");
     let events = &config.events;
     check.at_most("events.body_bytes_max", events.body_bytes_max, "batch_bytes_max", events.batch_bytes_max);
     let memory = config.ingest.body_bytes_in_flight_max;

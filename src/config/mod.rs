@@ -184,6 +184,43 @@ pub struct Delivery {
     /// Longest wait that a receiver can ask for.
     #[serde(rename = "retry_after_max", deserialize_with = "units::ms")]
     pub retry_after_ms_max: u64,
+    /// Failures in a row after which an endpoint is left alone; 0: never.
+    pub breaker_failures: u32,
+    /// Successful probes in a row after which it no longer is.
+    pub breaker_successes: u32,
+    /// Before the first probe.
+    #[serde(rename = "breaker_wait", deserialize_with = "units::ms")]
+    pub breaker_wait_ms: u64,
+    /// Between probes at most.
+    #[serde(rename = "breaker_wait_max", deserialize_with = "units::ms")]
+    pub breaker_wait_ms_max: u64,
+    /// Whether attempts at a time are earned.
+    pub adaptive: bool,
+    /// Answers later than this earn no room.
+    #[serde(rename = "slow_after", deserialize_with = "units::ms")]
+    pub slow_ms: u64,
+    /// Attempts a second to an endpoint; 0: no limit.
+    pub rate_per_endpoint_max: u32,
+    /// After a fault of this host.
+    #[serde(rename = "fault_wait", deserialize_with = "units::ms")]
+    pub fault_wait_ms: u64,
+    /// After faults of this host at most.
+    #[serde(rename = "fault_wait_max", deserialize_with = "units::ms")]
+    pub fault_wait_ms_max: u64,
+    /// Nothing but failures for so long is shown.
+    #[serde(rename = "failing_after", deserialize_with = "units::ms")]
+    pub failing_after_ms: u64,
+    /// Nothing but failures for so long disables; 0: never.
+    #[serde(rename = "disable_after", deserialize_with = "units::ms")]
+    pub disable_after_ms: u64,
+    /// Over which they must be spread.
+    #[serde(rename = "disable_spread", deserialize_with = "units::ms")]
+    pub disable_spread_ms: u64,
+    /// What has been due for longer has failed.
+    #[serde(rename = "overdue_max", deserialize_with = "units::ms")]
+    pub overdue_ms_max: u64,
+    /// Deliveries of an ordered endpoint remembered in memory.
+    pub parked_per_endpoint_max: usize,
 }
 
 /// `[transport]`.

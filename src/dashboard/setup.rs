@@ -13,7 +13,7 @@ use super::page::{Frame, Notice, Tab, page};
 use super::visitor::Visitor;
 use super::{Dashboard, HOME, Stop, words};
 use crate::http::{Form, Request, Response, StatusCode, response};
-use crate::model::{Endpoint, EndpointState, EventType, EventTypes, MerchantId, Secret};
+use crate::model::{Endpoint, EndpointState, EventType, EventTypes, MerchantId, Ordering, Secret};
 use crate::policy::form::{self, SECRET_GRACE_S};
 use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
 
@@ -103,7 +103,8 @@ pub(super) async fn save(dashboard: Arc<Dashboard>, mut request: Request) -> Res
         (fields.is_generated, fields.removes_secret) = (true, false);
         return again(StatusCode::OK, fields, None);
     }
-    let Some(config) = fields.judge(&dashboard, &form) else {
+    let known = registry.endpoint_of(merchant);
+    let Some(config) = fields.judge(&dashboard, &form, known.as_deref()) else {
         let notice = Notice { text: "Nothing was saved. Please mend what is marked.", is_bad: true };
         return again(StatusCode::UNPROCESSABLE_ENTITY, fields, Some(notice));
     };
@@ -143,6 +144,8 @@ async fn switch(dashboard: &Dashboard, mut request: Request, enabled: bool) -> R
         enabled,
         secret: SecretChange::Keep,
         secret_grace_ms: 0,
+        ordering: endpoint.ordering,
+        rate: endpoint.rate,
     };
     let precondition = Precondition::Tags(vec![tag(&endpoint)]);
     match dashboard.engine.registry.put_config(merchant, config, &precondition).await {
@@ -214,7 +217,7 @@ impl Fields {
     }
 
     /// The config that is asked for; `None` where something is wrong, which then stands at its field.
-    fn judge(&mut self, dashboard: &Dashboard, form: &Form) -> Option<Config> {
+    fn judge(&mut self, dashboard: &Dashboard, form: &Form, known: Option<&Endpoint>) -> Option<Config> {
         let url =
             form::url(&self.url, &dashboard.rules).map_err(|fault| self.url_error = Some(sentence(&fault.detail)));
         let words: Vec<&str> = form.all("event_type").collect();
@@ -242,6 +245,9 @@ impl Fields {
             enabled: self.enabled,
             secret: secret.ok()?,
             secret_grace_ms: grace_s * 1000,
+            // The form does not ask for these: what was set otherwise stays.
+            ordering: known.map_or(Ordering::Free, |known| known.ordering),
+            rate: known.and_then(|known| known.rate),
         })
     }
 }

@@ -3,9 +3,11 @@
 //! Never shows a secret: `Debug` of one prints its length only.
 
 use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{EndpointId, EventType, MerchantId, Timestamp};
+use super::{EndpointId, EventType, InvalidId, MerchantId, Timestamp};
 
 /// A signing secret, 1 to 256 bytes of UTF-8. Printing it shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -85,13 +87,19 @@ impl EventTypes {
 pub enum DisabledReason {
     /// The receiver answered 410 Gone.
     Gone,
+    /// Nothing but failures came from it for too long.
+    Failing,
 }
 
 impl DisabledReason {
+    /// All reasons.
+    pub const ALL: [DisabledReason; 2] = [DisabledReason::Gone, DisabledReason::Failing];
+
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             DisabledReason::Gone => "gone",
+            DisabledReason::Failing => "failing",
         }
     }
 }
@@ -116,6 +124,50 @@ impl EndpointState {
             EndpointState::Disabled(_) => "disabled",
         }
     }
+}
+
+/// Which deliveries of one endpoint must not overtake each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ordering {
+    /// Each leaves as soon as it can.
+    #[default]
+    Free,
+    /// Those of one resource leave in the order of their sequence, each once the one before it has ended.
+    Resource,
+}
+
+impl Ordering {
+    /// All orderings.
+    pub const ALL: [Ordering; 2] = [Ordering::Free, Ordering::Resource];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Ordering::Free => "none",
+            Ordering::Resource => "resource",
+        }
+    }
+}
+
+impl FromStr for Ordering {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Ordering, InvalidId> {
+        Ordering::ALL.into_iter().find(|ordering| ordering.as_str() == text).ok_or(InvalidId)
+    }
+}
+
+/// What decides how an endpoint's deliveries leave, beside whether they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Which must not overtake each other.
+    pub ordering: Ordering,
+    /// The most attempts a second, where the merchant set one.
+    pub rate: Option<NonZeroU32>,
+    /// Since when nothing but failures came from it, where that has lasted.
+    pub failing_since: Option<Timestamp>,
+    /// When somebody last changed the endpoint: what it did before says nothing any more.
+    pub changed_at: Timestamp,
 }
 
 /// The secret before the current one, which still signs for a while.
@@ -144,6 +196,12 @@ pub struct Endpoint {
     pub old_secret: Option<OldSecret>,
     /// Whether deliveries leave.
     pub state: EndpointState,
+    /// Which deliveries must not overtake each other.
+    pub ordering: Ordering,
+    /// The most attempts a second, where the merchant set one.
+    pub rate: Option<NonZeroU32>,
+    /// Since when nothing but failures came from it, where that has lasted. No change of the config.
+    pub failing_since: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When a merchant or the product last changed it.
@@ -151,6 +209,21 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether it is tried, and nothing but failures have come from it for long.
+    pub fn is_failing(&self) -> bool {
+        self.failing_since.is_some() && self.state == EndpointState::Active
+    }
+
+    /// How its deliveries leave.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            ordering: self.ordering,
+            rate: self.rate,
+            failing_since: self.failing_since,
+            changed_at: self.updated_at,
+        }
+    }
+
     /// The old secret, where its grace has not ended at `now`.
     pub fn old_secret_at(&self, now: Timestamp) -> Option<&Secret> {
         self.old_secret.as_ref().filter(|old| now < old.until).map(|old| &old.secret)

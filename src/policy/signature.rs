@@ -151,7 +151,7 @@ mod tests {
     use hyper::http::HeaderMap;
 
     use super::*;
-    use crate::model::{EndpointId, EndpointState, EventTypes, OldSecret};
+    use crate::model::{EndpointId, EndpointState, EventTypes, OldSecret, Ordering};
 
     const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_999);
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
@@ -170,6 +170,9 @@ mod tests {
             secret: current.map(secret),
             old_secret: old.map(|old| OldSecret { secret: secret(old), until: Timestamp::MAX }),
             state: EndpointState::Active,
+            ordering: Ordering::Free,
+            rate: None,
+            failing_since: None,
             created_at: NOW,
             updated_at: NOW,
         }

@@ -25,64 +25,39 @@
 //!    a page has already seen it or not; and a page has seen everything told before it was asked for,
 //!    which is what `Page::as_of` is checked for.
 //! 6. **A merchant delays only itself.** Merchants take turns, see `turns`; limits count attempts in
-//!    flight for each endpoint, for each merchant and in all.
-//! 7. **No call looks at every endpoint, merchant or delivery.** One timer for each endpoint; every call
-//!    costs the logarithm of what is in memory, plus what it itself moves.
+//!    flight for each endpoint, for each merchant and in all; an endpoint that fails is left alone, see
+//!    `flow`.
+//! 7. **No call looks at every endpoint, merchant or delivery.** One timer for each endpoint, or one hold;
+//!    every call costs the logarithm of what is in memory, plus what it itself moves.
+//! 8. **Fresh ones pass retries.** Of what is due, first attempts and retries take turns. A few deliveries
+//!    accepted lately may be in memory though their keys are at or past the bound.
+//! 9. **Nothing waits for ever.** What has been due for too long ends without an attempt, also while its
+//!    endpoint is held.
 
+mod flow;
+mod limits;
+mod order;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::model::{
-    Delivery, DisabledReason, DueKey, EndpointId, ErrorCode, EventId, Location, MerchantId, Outcome, Timestamp, Verdict,
+    Delivery, DisabledReason, DueKey, EndpointId, ErrorCode, EventId, Location, MerchantId, Outcome, Terms, Timestamp,
+    Verdict,
 };
-use crate::policy::retry::Schedule;
+use crate::policy::failing;
 
-use queue::{Queue, Weight};
+use flow::Steady;
+pub use limits::{Limits, Policy};
+use queue::{Queue, Turn, Weight};
+use timing::{
+    attempt_at, expiry_at, has_room_to_end, is_shut, move_entry, page_at, page_room, wants_cancel, window_room,
+};
 use turns::Turns;
-
-/// How much a shard does at once and keeps in memory. A limit of 0 counts as 1, save for the payloads'.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Attempts in flight in all.
-    pub in_flight_max: usize,
-    /// Attempts in flight for one merchant.
-    pub in_flight_per_merchant_max: usize,
-    /// Attempts in flight for one endpoint.
-    pub in_flight_per_endpoint_max: usize,
-    /// Deliveries that settle at once; past it nothing leaves until the store catches up. It is also how
-    /// many attempts a crash can repeat, beside those in flight.
-    pub settling_max: usize,
-    /// Waiting deliveries of one endpoint in memory.
-    pub window_per_endpoint_max: usize,
-    /// Waiting deliveries in memory in all. Each endpoint may have one beyond it.
-    pub window_max: usize,
-    /// Bytes of payload kept in memory with waiting deliveries; the others' are read from disk.
-    pub payload_bytes_max: usize,
-    /// Pages outstanding.
-    pub refills_max: usize,
-    /// Deliveries of one page.
-    pub page_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            in_flight_max: 2048,
-            in_flight_per_merchant_max: 32,
-            in_flight_per_endpoint_max: 8,
-            settling_max: 16_384,
-            window_per_endpoint_max: 256,
-            window_max: 100_000,
-            payload_bytes_max: 64 << 20,
-            refills_max: 4,
-            page_max: 128,
-        }
-    }
-}
 
 /// Whether an endpoint's deliveries leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +77,10 @@ pub enum Action {
     Attempt(Delivery),
     /// Record this delivery as canceled. `confirm` says that it is.
     Cancel(Delivery),
+    /// Record this delivery as failed, without an attempt: it has been due for too long.
+    Expire(Delivery),
+    /// Record that this delivery is due later, without an attempt: another one goes first.
+    Move(Delivery, Timestamp),
     /// Read what the outbox holds for `endpoint` from the key `from` on, then call `refill` or
     /// `refill_failed`.
     Refill {
@@ -136,6 +115,8 @@ pub struct Settled {
     pub attempts: u32,
     /// The endpoint is to be disabled for this. The shard holds it already.
     pub disable: Option<DisabledReason>,
+    /// The endpoint's standing is to be recorded: since when it has been failing, or that it is well again.
+    pub failing: Option<Option<Timestamp>>,
 }
 
 /// Where a delivery is that somebody wants to move.
@@ -171,63 +152,58 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Shard {
     limits: Limits,
-    schedule: Schedule,
+    policy: Policy,
+    steady: Steady,
     queues: BTreeMap<EndpointId, Queue>,
     turns: Turns,
     /// When to look at an endpoint again: one entry for each that is open and waits for a moment.
     timers: BTreeSet<(Timestamp, EndpointId)>,
+    /// When to look at an endpoint again that is left alone until then; steady moments.
+    holds: BTreeSet<(Timestamp, EndpointId)>,
     /// The first due time of each open endpoint with something in its window.
     fronts: BTreeSet<(Timestamp, EndpointId)>,
-    /// Endpoints that want a page, and closed ones with something to cancel: first come, first served.
+    /// Endpoints that want a page, and those with something to cancel or overdue: first come, first served.
     wanted: VecDeque<EndpointId>,
-    canceling: VecDeque<EndpointId>,
+    ending: VecDeque<EndpointId>,
     totals: Weight,
 }
 
 impl Shard {
     /// A shard that knows no endpoint yet.
-    pub fn new(limits: Limits, schedule: Schedule) -> Shard {
-        let limits = Limits {
-            in_flight_max: limits.in_flight_max.max(1),
-            in_flight_per_merchant_max: limits.in_flight_per_merchant_max.max(1),
-            in_flight_per_endpoint_max: limits.in_flight_per_endpoint_max.max(1),
-            settling_max: limits.settling_max.max(1),
-            window_per_endpoint_max: limits.window_per_endpoint_max.max(1),
-            window_max: limits.window_max.max(1),
-            payload_bytes_max: limits.payload_bytes_max,
-            refills_max: limits.refills_max.max(1),
-            page_max: limits.page_max.max(1),
-        };
+    pub fn new(limits: Limits, policy: Policy) -> Shard {
+        let limits = limits.at_least_one();
         Shard {
             turns: Turns::new(limits.in_flight_per_merchant_max),
             limits,
-            schedule,
+            policy,
+            steady: Steady::default(),
             queues: BTreeMap::new(),
             timers: BTreeSet::new(),
+            holds: BTreeSet::new(),
             fronts: BTreeSet::new(),
             wanted: VecDeque::new(),
-            canceling: VecDeque::new(),
+            ending: VecDeque::new(),
             totals: Weight::default(),
         }
     }
 
-    /// Makes an endpoint known, or only sets the gate of one that is. With `backlog` the outbox may hold
-    /// deliveries for it that the shard has not been told of, as after a restart. To be called before
+    /// Makes an endpoint known, or sets the gate and the terms of one that is. With `backlog` the outbox may
+    /// hold deliveries for it that the shard has not been told of, as after a restart. To be called before
     /// anything can be accepted for the endpoint.
-    pub fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool) {
+    pub fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool, terms: Terms) {
         let queue = self.queues.entry(endpoint).or_insert_with(|| {
             self.turns.enter(&merchant);
-            Queue::new(merchant.clone(), gate, backlog)
+            Queue::new(merchant.clone(), gate, backlog, terms)
         });
         assert!(queue.merchant == merchant, "an endpoint never changes its owner");
-        queue.gate = gate;
+        queue.change(gate, terms);
         self.arrange(endpoint);
     }
 
     /// Sets the gate. An endpoint that is not known has nothing that could leave or be canceled.
     pub fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
         let Some(queue) = self.queues.get_mut(&endpoint) else { return };
-        queue.gate = gate;
+        queue.change(gate, queue.flow.terms);
         self.arrange(endpoint);
     }
 
@@ -244,8 +220,17 @@ impl Shard {
     /// The next thing to do now. `None`: nothing, until `next_wake` or the next input. Takes permits
     /// itself, so it is to be called until it says `None`.
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
-        self.promote(now);
-        self.poll_refill().or_else(|| self.poll_attempt(now)).or_else(|| self.poll_cancel())
+        let steady = self.steady.at(now);
+        loop {
+            self.wake(steady);
+            self.promote(now);
+            let action =
+                self.poll_ending(now).or_else(|| self.poll_refill()).or_else(|| self.poll_attempt(now, steady));
+            // A turn that came to nothing may have made room for something else.
+            if action.is_some() || self.timers.first().is_none_or(|(at, _)| *at > now) {
+                return action;
+            }
+        }
     }
 
     /// An attempt has ended at `now`. Frees its permits; the delivery settles until it is confirmed.
@@ -259,26 +244,44 @@ impl Shard {
         chance: f64,
     ) -> Settled {
         let queue = self.queues.get_mut(&endpoint).expect("an endpoint is known while an attempt is in flight");
-        let delivery = queue.finish(event);
+        let steady = self.steady.at(now);
+        let (delivery, started) = queue.finish(event);
         self.turns.finish(&queue.merchant);
         let attempts = delivery.attempts.saturating_add(1);
         let failures = attempts.saturating_sub(delivery.attempts_before);
-        let verdict = match self.schedule.verdict(now, failures, outcome, chance) {
+        let verdict = match self.policy.schedule.verdict(now, failures, outcome, chance) {
             Verdict::RetryAt(_) | Verdict::Failed if queue.gate == Gate::Closed => Verdict::Canceled,
             verdict => verdict,
         };
-        let gone = outcome.error() == Some(ErrorCode::Gone) && queue.gate != Gate::Closed;
-        if gone {
+        let took = (started, self.limits.in_flight_per_endpoint_max);
+        let turn = queue.flow.ended(now, steady, took, outcome, chance, &self.policy);
+        let (disable, failing) = match turn {
+            _ if queue.gate == Gate::Closed => (None, None),
+            _ if outcome.error() == Some(ErrorCode::Gone) => (Some(DisabledReason::Gone), None),
+            Some(failing::Turn::TooLong) if queue.gate == Gate::Open => (Some(DisabledReason::Failing), None),
+            Some(failing::Turn::Failing(since)) => (None, Some(Some(since))),
+            Some(failing::Turn::Recovered) => (None, Some(None)),
+            Some(failing::Turn::TooLong) | None => (None, None),
+        };
+        if disable.is_some() {
             queue.gate = Gate::Held;
         }
         self.arrange(endpoint);
-        Settled { delivery, verdict, attempts, disable: gone.then_some(DisabledReason::Gone) }
+        Settled { delivery, verdict, attempts, disable, failing }
+    }
+
+    /// The attempt could not be made for a fault of our own: nothing was sent. The delivery waits as it did
+    /// before, and its endpoint for a while.
+    pub fn excuse(&mut self, now: Timestamp, endpoint: EndpointId, event: EventId) {
+        let queue = self.queues.get_mut(&endpoint).expect("an endpoint is known while an attempt is in flight");
+        queue.flow.faulted(self.steady.at(now), &self.policy);
+        self.give_back(endpoint, event);
     }
 
     /// The attempt could not be made: nothing was sent, and the delivery waits as it did before.
     pub fn give_back(&mut self, endpoint: EndpointId, event: EventId) {
         let queue = self.queues.get_mut(&endpoint).expect("an endpoint is known while an attempt is in flight");
-        let delivery = queue.finish(event);
+        let (delivery, _) = queue.finish(event);
         self.turns.finish(&queue.merchant);
         self.confirm(delivery);
     }
@@ -295,7 +298,13 @@ impl Shard {
 
     /// The page that was asked for.
     pub fn refill(&mut self, endpoint: EndpointId, page: Page) {
-        self.queues.get_mut(&endpoint).expect("an endpoint is known while a page is outstanding").refill(page);
+        let queue = self.queues.get_mut(&endpoint).expect("an endpoint is known while a page is outstanding");
+        queue.refill(page);
+        if queue.expiring && !queue.places.ending {
+            // Whether it holds anything overdue is for the next poll to say.
+            queue.places.ending = true;
+            self.ending.push_back(endpoint);
+        }
         self.arrange(endpoint);
     }
 
@@ -322,7 +331,7 @@ impl Shard {
         let queue = self.queue_or_closed(delivery);
         let recall = queue.recall(delivery.event);
         if matches!(recall, Recall::Unknown) {
-            queue.hold(delivery.event);
+            queue.hold(delivery);
         }
         self.arrange(delivery.endpoint);
         recall
@@ -330,7 +339,8 @@ impl Shard {
 
     /// The next moment at which `poll` may have something to do without an input before.
     pub fn next_wake(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let hold = self.holds.first().map(|(at, _)| self.steady.wall(*at));
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(hold).min()
     }
 
     /// The smallest due time of what waits in memory for open endpoints.
@@ -350,7 +360,17 @@ impl Shard {
         }
     }
 
-    /// Lists every endpoint whose timer has run out: for a turn, for a page, or both.
+    /// Lets every endpoint go on whose hold has run out.
+    fn wake(&mut self, steady: Timestamp) {
+        while let Some(&(at, endpoint)) = self.holds.first()
+            && at <= steady
+        {
+            self.queues.get_mut(&endpoint).expect("a hold belongs to a known endpoint").flow.wake();
+            self.arrange(endpoint);
+        }
+    }
+
+    /// Lists every endpoint whose timer has run out: for a turn, for a page, for what is overdue.
     fn promote(&mut self, now: Timestamp) {
         while let Some(&(at, endpoint)) = self.timers.first()
             && at <= now
@@ -359,6 +379,11 @@ impl Shard {
             if attempt_at(queue, &self.limits).is_some_and(|due| due <= now) {
                 queue.places.ready = true;
                 self.turns.ready(&queue.merchant, endpoint);
+            }
+            if expiry_at(queue, &self.limits, &self.policy).is_some_and(|due| due <= now) {
+                queue.expiring |= queue.gate == Gate::Held;
+                queue.places.ending = true;
+                self.ending.push_back(endpoint);
             }
             if page_at(queue, &self.limits, self.totals.windowed).is_some_and(|due| due <= now) {
                 queue.places.wanted = true;
@@ -375,7 +400,7 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&endpoint) else { continue };
             queue.places.wanted = false;
             let limit = page_room(queue, &self.limits, self.totals.windowed);
-            let wanted = queue.gate != Gate::Held && limit > 0 && queue.page_due().is_some();
+            let wanted = !is_shut(queue) && limit > 0 && queue.page_due().is_some();
             let from = wanted.then(|| queue.ask());
             self.arrange(endpoint);
             if let Some(from) = from {
@@ -385,7 +410,7 @@ impl Shard {
         None
     }
 
-    fn poll_attempt(&mut self, now: Timestamp) -> Option<Action> {
+    fn poll_attempt(&mut self, now: Timestamp, steady: Timestamp) -> Option<Action> {
         if self.totals.in_flight >= self.limits.in_flight_max || self.totals.settling >= self.limits.settling_max {
             return None;
         }
@@ -394,28 +419,45 @@ impl Shard {
             queue.places.ready = false;
             // It was listed when it had something due; since then it may have been held or emptied.
             let due = attempt_at(queue, &self.limits).is_some_and(|due| due <= now);
-            let delivery = if due { queue.start() } else { None };
-            if delivery.is_some() {
+            let turn = if due { queue.start(now, steady, self.limits.parked_per_endpoint_max) } else { None };
+            if matches!(turn, Some(Turn::Attempt(_))) {
+                queue.flow.started(steady, &self.policy);
                 self.turns.start(&merchant);
             }
             self.arrange(endpoint);
-            if let Some(delivery) = delivery {
-                assert!(self.totals.in_flight <= self.limits.in_flight_max, "attempts in flight stay in their limit");
-                return Some(Action::Attempt(delivery));
+            match turn {
+                Some(Turn::Attempt(delivery)) => {
+                    assert!(self.totals.in_flight <= self.limits.in_flight_max, "attempts stay in their limit");
+                    return Some(Action::Attempt(delivery));
+                }
+                Some(Turn::Move(delivery, due)) => return Some(Action::Move(delivery, due)),
+                None => {}
             }
         }
         None
     }
 
-    fn poll_cancel(&mut self) -> Option<Action> {
+    /// What ends without an attempt: canceled, or overdue.
+    fn poll_ending(&mut self, now: Timestamp) -> Option<Action> {
         while self.totals.settling < self.limits.settling_max {
-            let endpoint = self.canceling.pop_front()?;
+            let endpoint = self.ending.pop_front()?;
             let Some(queue) = self.queues.get_mut(&endpoint) else { continue };
-            queue.places.canceling = false;
-            let delivery = if wants_cancel(queue, &self.limits) { queue.cancel() } else { None };
+            queue.places.ending = false;
+            let closed = queue.gate == Gate::Closed;
+            let overdue = Timestamp::from_ms(now.as_ms().saturating_sub_unsigned(self.policy.overdue_ms_max));
+            let delivery = match closed {
+                true if !wants_cancel(queue, &self.limits) => None,
+                true => queue.end_first(None),
+                // Listed as closed, and opened since.
+                false if !has_room_to_end(queue, &self.limits) || self.policy.overdue_ms_max == 0 => None,
+                false => queue.end_first(Some(overdue)),
+            };
+            // What may be overdue and is still on disk, its page will say.
+            let next = queue.first_due().or(queue.bound_due());
+            queue.expiring &= next.is_some_and(|due| due <= overdue);
             self.arrange(endpoint);
             if let Some(delivery) = delivery {
-                return Some(Action::Cancel(delivery));
+                return Some(if closed { Action::Cancel(delivery) } else { Action::Expire(delivery) });
             }
         }
         None
@@ -431,7 +473,7 @@ impl Shard {
     fn queue_or_closed(&mut self, delivery: &Delivery) -> &mut Queue {
         self.queues.entry(delivery.endpoint).or_insert_with(|| {
             self.turns.enter(&delivery.merchant);
-            Queue::new(delivery.merchant.clone(), Gate::Closed, false)
+            Queue::new(delivery.merchant.clone(), Gate::Closed, false, Terms::default())
         })
     }
 
@@ -447,9 +489,12 @@ impl Shard {
         let open = queue.gate == Gate::Open;
         let front = queue.first_due().filter(|_| open);
         move_entry(&mut self.fronts, endpoint, &mut queue.places.front, front);
+        let hold = queue.flow.hold.filter(|_| open);
+        move_entry(&mut self.holds, endpoint, &mut queue.places.hold, hold);
         let attempt = attempt_at(queue, &self.limits);
         let page = page_at(queue, &self.limits, self.totals.windowed);
-        let timer = attempt.into_iter().chain(page).min().filter(|_| open);
+        let expiry = expiry_at(queue, &self.limits, &self.policy);
+        let timer = attempt.into_iter().chain(page).chain(expiry).min().filter(|_| queue.gate != Gate::Closed);
         move_entry(&mut self.timers, endpoint, &mut queue.places.timer, timer);
 
         if queue.gate != Gate::Closed {
@@ -459,9 +504,9 @@ impl Shard {
             queue.places.wanted = true;
             self.wanted.push_back(endpoint);
         }
-        if wants_cancel(queue, &self.limits) && !queue.places.canceling {
-            queue.places.canceling = true;
-            self.canceling.push_back(endpoint);
+        if wants_cancel(queue, &self.limits) && !queue.places.ending {
+            queue.places.ending = true;
+            self.ending.push_back(endpoint);
         }
         if queue.is_empty() {
             self.turns.leave(&queue.merchant);
@@ -482,62 +527,4 @@ impl Weight {
         swap(&mut self.payload_bytes, before.payload_bytes, after.payload_bytes);
         swap(&mut self.refills, before.refills, after.refills);
     }
-}
-
-/// When the endpoint's next delivery may leave; `None` where it waits for something else than time.
-fn attempt_at(queue: &Queue, limits: &Limits) -> Option<Timestamp> {
-    let free = queue.weight().in_flight < limits.in_flight_per_endpoint_max;
-    queue.first_due().filter(|_| queue.gate == Gate::Open && free && !queue.places.ready)
-}
-
-/// When the endpoint's next page is needed; `None` where the window is not low, or nothing is on disk.
-/// A closed endpoint needs it at once.
-fn page_at(queue: &Queue, limits: &Limits, windowed: usize) -> Option<Timestamp> {
-    let low = limits.page_max.min(limits.window_per_endpoint_max).div_ceil(4);
-    let wanted = queue.gate != Gate::Held
-        && !queue.places.wanted
-        && queue.weight().windowed < low
-        && page_room(queue, limits, windowed) > 0;
-    queue.page_due().filter(|_| wanted)
-}
-
-/// How many deliveries a page may bring: what the window has room for.
-fn page_room(queue: &Queue, limits: &Limits, windowed: usize) -> usize {
-    window_room(queue, limits, windowed).saturating_sub(queue.weight().windowed).min(limits.page_max)
-}
-
-/// How long the window may be: at least one delivery, so that no endpoint starves for another's window;
-/// but none for a held endpoint, which may be held for months.
-fn window_room(queue: &Queue, limits: &Limits, windowed: usize) -> usize {
-    if queue.gate == Gate::Held {
-        return 0;
-    }
-    let others = windowed - queue.places.counted.windowed;
-    limits.window_max.saturating_sub(others).clamp(1, limits.window_per_endpoint_max)
-}
-
-/// A deletion is paced: a million deliveries are not handed to the store at once.
-fn wants_cancel(queue: &Queue, limits: &Limits) -> bool {
-    let weight = queue.weight();
-    let settling_max = limits.in_flight_per_merchant_max.saturating_mul(4);
-    queue.gate == Gate::Closed && weight.windowed > 0 && weight.settling < settling_max
-}
-
-/// Moves an endpoint's one entry in an ordered set.
-fn move_entry(
-    set: &mut BTreeSet<(Timestamp, EndpointId)>,
-    endpoint: EndpointId,
-    entry: &mut Option<Timestamp>,
-    to: Option<Timestamp>,
-) {
-    if *entry == to {
-        return;
-    }
-    if let Some(at) = entry.take() {
-        set.remove(&(at, endpoint));
-    }
-    if let Some(at) = to {
-        set.insert((at, endpoint));
-    }
-    *entry = to;
 }

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use crate::model::{EventType, Status, resource_hash};
+use crate::policy::breaker;
 
 use super::*;
 
@@ -52,21 +53,32 @@ fn page(deliveries: &[Delivery], more: bool) -> Page {
     Page { deliveries: deliveries.to_vec(), more, as_of: Location(u64::MAX) }
 }
 
+/// Attempts at a time from the beginning.
+fn ample() -> Limits {
+    Limits { adaptive: false, ..Limits::default() }
+}
+
+/// No rule that holds an endpoint's deliveries back.
+fn plain() -> Policy {
+    let breaker = breaker::Limits { failures_to_open: 0, ..breaker::Limits::default() };
+    Policy { breaker, overdue_ms_max: 0, ..Policy::default() }
+}
+
 fn small() -> Limits {
-    Limits { window_per_endpoint_max: 2, page_max: 2, ..Limits::default() }
+    Limits { window_per_endpoint_max: 2, page_max: 2, ..ample() }
 }
 
 /// A shard that knows endpoint `A`, open and with nothing owed.
 fn shard(limits: Limits) -> Shard {
-    let mut shard = Shard::new(limits, Schedule::default());
-    shard.open(A, merchant("acme"), Gate::Open, false);
+    let mut shard = Shard::new(limits, plain());
+    shard.open(A, merchant("acme"), Gate::Open, false, Terms::default());
     shard
 }
 
 /// A shard that has asked for endpoint `A`'s backlog.
 fn asking(limits: Limits) -> Shard {
-    let mut shard = Shard::new(limits, Schedule::default());
-    shard.open(A, merchant("acme"), Gate::Open, true);
+    let mut shard = Shard::new(limits, plain());
+    shard.open(A, merchant("acme"), Gate::Open, true, Terms::default());
     assert!(matches!(shard.poll(at(100)), Some(Action::Refill { endpoint: A, .. })));
     shard
 }
@@ -77,6 +89,8 @@ fn wanted(shard: &mut Shard, now_ms: i64) -> Vec<String> {
     let name = |action| match action {
         Action::Attempt(delivery) => format!("attempt {}", delivery.sequence),
         Action::Cancel(delivery) => format!("cancel {}", delivery.sequence),
+        Action::Expire(delivery) => format!("expire {}", delivery.sequence),
+        Action::Move(delivery, due) => format!("move {} to {}", delivery.sequence, due.as_ms()),
         Action::Refill { from: (due, event), limit, .. } => {
             format!("page of {limit} from {} {}", due.as_ms(), event.as_u128())
         }
@@ -94,7 +108,7 @@ fn fail(shard: &mut Shard, number: u64, status: u16) -> Settled {
 
 #[test]
 fn a_held_endpoint_keeps_nothing_in_memory_and_goes_on_where_it_was() {
-    let mut shard = shard(Limits::default());
+    let mut shard = shard(ample());
     shard.accept(delivery(A, 1, 10));
     shard.gate(A, Gate::Held);
     shard.accept(delivery(A, 2, 20));
@@ -108,7 +122,7 @@ fn a_held_endpoint_keeps_nothing_in_memory_and_goes_on_where_it_was() {
 
 #[test]
 fn nothing_leaves_before_it_is_due_not_even_when_the_clock_goes_back() {
-    let mut shard = shard(Limits { in_flight_max: 1, ..Limits::default() });
+    let mut shard = shard(Limits { in_flight_max: 1, ..ample() });
     shard.accept(delivery(A, 1, 50));
     shard.accept(delivery(A, 2, 60));
     assert_eq!((wanted(&mut shard, 49), shard.next_wake()), (vec![], Some(at(50))));
@@ -145,7 +159,7 @@ fn a_page_is_not_asked_for_before_its_first_delivery_is_due() {
 
 #[test]
 fn an_old_page_does_not_undo_what_was_recorded_after_it_was_read() {
-    let mut shard = asking(Limits::default());
+    let mut shard = asking(ample());
     let (done, moved) = (delivery(A, 1, 10), delivery(A, 2, 20));
     for known in [&done, &moved] {
         assert!(matches!(shard.hold(known), Recall::Unknown));
@@ -159,7 +173,7 @@ fn an_old_page_does_not_undo_what_was_recorded_after_it_was_read() {
 
 #[test]
 fn an_old_page_does_not_bring_back_what_is_in_flight_or_settles() {
-    let mut shard = asking(Limits::default());
+    let mut shard = asking(ample());
     let deliveries = [1, 2].map(|number| delivery(A, number, 10));
     shard.accept(deliveries[0].clone());
     shard.accept(deliveries[1].clone());
@@ -182,7 +196,7 @@ fn a_page_does_not_speak_for_what_overflowed_while_it_was_outstanding() {
 
 #[test]
 fn a_page_that_fails_is_asked_for_again_from_the_smallest_key_that_left_memory() {
-    let limits = Limits { window_per_endpoint_max: 5, page_max: 5, in_flight_per_endpoint_max: 4, ..Limits::default() };
+    let limits = Limits { window_per_endpoint_max: 5, page_max: 5, in_flight_per_endpoint_max: 4, ..ample() };
     let mut shard = shard(limits);
     for number in 1..=7 {
         shard.accept(delivery(A, number, number as i64));
@@ -198,7 +212,7 @@ fn a_page_that_fails_is_asked_for_again_from_the_smallest_key_that_left_memory()
 
 #[test]
 fn a_recall_takes_out_what_waits_and_nothing_else() {
-    let mut shard = shard(Limits { in_flight_max: 1, ..Limits::default() });
+    let mut shard = shard(Limits { in_flight_max: 1, ..ample() });
     shard.accept(delivery(A, 1, 10));
     shard.accept(delivery(A, 2, 20));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
@@ -216,7 +230,7 @@ fn a_recall_takes_out_what_waits_and_nothing_else() {
 
 #[test]
 fn what_is_held_before_its_acceptance_is_told_is_not_there_twice() {
-    let mut shard = shard(Limits::default());
+    let mut shard = shard(ample());
     assert!(matches!(shard.hold(&delivery(A, 1, 10)), Recall::Unknown));
     shard.accept(delivery(A, 1, 10));
     assert_eq!((wanted(&mut shard, 100), shard.figures().settling), (vec![], 1));
@@ -226,7 +240,7 @@ fn what_is_held_before_its_acceptance_is_told_is_not_there_twice() {
 
 #[test]
 fn a_resend_begins_a_new_schedule() {
-    let mut shard = shard(Limits::default());
+    let mut shard = shard(ample());
     let again = Delivery { attempts: 10, attempts_before: 10, status: Status::Retrying, ..delivery(A, 1, 10) };
     assert!(matches!(shard.hold(&with_status(Status::Failed, &again)), Recall::Unknown));
     shard.confirm(again);
@@ -237,7 +251,7 @@ fn a_resend_begins_a_new_schedule() {
 
 #[test]
 fn deletion_cancels_what_waits_and_what_fails_and_then_forgets() {
-    let mut shard = shard(Limits { in_flight_max: 2, ..Limits::default() });
+    let mut shard = shard(Limits { in_flight_max: 2, ..ample() });
     for number in 1..=3 {
         shard.accept(delivery(A, number, number as i64));
     }
@@ -256,8 +270,8 @@ fn deletion_cancels_what_waits_and_what_fails_and_then_forgets() {
 
 #[test]
 fn deletion_reaches_what_is_on_disk_before_it_is_due_and_is_paced() {
-    let mut shard = Shard::new(Limits { in_flight_per_merchant_max: 1, ..small() }, Schedule::default());
-    shard.open(A, merchant("acme"), Gate::Closed, true);
+    let mut shard = Shard::new(Limits { in_flight_per_merchant_max: 1, ..small() }, plain());
+    shard.open(A, merchant("acme"), Gate::Closed, true, Terms::default());
     assert_eq!(wanted(&mut shard, 0), ["page of 2 from 0 0"]);
     let owed: Vec<Delivery> = (1..=6).map(|number| delivery(A, number, 1_000_000)).collect();
     shard.refill(A, page(&owed[..2], true));
@@ -272,7 +286,7 @@ fn deletion_reaches_what_is_on_disk_before_it_is_due_and_is_paced() {
 
 #[test]
 fn an_acceptance_that_the_deletion_overtook_is_canceled() {
-    let mut shard = shard(Limits::default());
+    let mut shard = shard(ample());
     shard.gate(A, Gate::Closed);
     assert_eq!(shard.figures().endpoints, 0);
     shard.accept(delivery(A, 1, 10));
@@ -283,7 +297,7 @@ fn an_acceptance_that_the_deletion_overtook_is_canceled() {
 
 #[test]
 fn gone_holds_the_endpoint_and_the_delivery_is_still_owed() {
-    let mut shard = shard(Limits { in_flight_max: 1, ..Limits::default() });
+    let mut shard = shard(Limits { in_flight_max: 1, ..ample() });
     shard.accept(delivery(A, 1, 10));
     shard.accept(delivery(A, 2, 20));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
@@ -298,7 +312,7 @@ fn gone_holds_the_endpoint_and_the_delivery_is_still_owed() {
 
 #[test]
 fn what_is_given_back_waits_as_before_and_its_permits_are_free() {
-    let mut shard = shard(Limits { in_flight_max: 1, ..Limits::default() });
+    let mut shard = shard(Limits { in_flight_max: 1, ..ample() });
     shard.accept(delivery(A, 1, 10));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
     shard.give_back(A, event(1));
@@ -310,15 +324,15 @@ fn what_is_given_back_waits_as_before_and_its_permits_are_free() {
 #[test]
 fn each_limit_holds_by_itself() {
     let check = |limits: Limits, expect: &[&str]| {
-        let mut shard = Shard::new(limits.clone(), Schedule::default());
+        let mut shard = Shard::new(limits.clone(), plain());
         for (number, (endpoint, name)) in (1..).zip([(1, "acme"), (1, "acme"), (2, "acme"), (3, "globex")]) {
-            shard.open(EndpointId(endpoint), merchant(name), Gate::Open, false);
+            shard.open(EndpointId(endpoint), merchant(name), Gate::Open, false, Terms::default());
             let one = delivery(EndpointId(endpoint), number, number as i64);
             shard.accept(Delivery { merchant: merchant(name), ..one });
         }
         assert_eq!(wanted(&mut shard, 100), expect, "{limits:?}");
     };
-    let limits = Limits::default();
+    let limits = ample();
     check(limits.clone(), &["attempt 1", "attempt 4", "attempt 3", "attempt 2"]);
     check(Limits { in_flight_max: 2, ..limits.clone() }, &["attempt 1", "attempt 4"]);
     check(Limits { in_flight_per_endpoint_max: 1, ..limits.clone() }, &["attempt 1", "attempt 4", "attempt 3"]);
@@ -328,7 +342,7 @@ fn each_limit_holds_by_itself() {
 
 #[test]
 fn nothing_leaves_while_too_much_settles() {
-    let mut shard = shard(Limits { settling_max: 1, ..Limits::default() });
+    let mut shard = shard(Limits { settling_max: 1, ..ample() });
     shard.accept(delivery(A, 1, 10));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
     succeed(&mut shard, 1);
@@ -340,7 +354,7 @@ fn nothing_leaves_while_too_much_settles() {
 
 #[test]
 fn payloads_stay_in_memory_up_to_their_bound_and_leave_with_their_delivery() {
-    let mut shard = shard(Limits { payload_bytes_max: 5, ..Limits::default() });
+    let mut shard = shard(Limits { payload_bytes_max: 5, ..ample() });
     for number in [1, 2, 3] {
         shard.accept(Delivery { payload: Some(Bytes::from_static(b"abc")), ..delivery(A, number, number as i64) });
         assert_eq!(shard.figures().payload_bytes, 3);
@@ -354,7 +368,7 @@ fn payloads_stay_in_memory_up_to_their_bound_and_leave_with_their_delivery() {
 #[test]
 #[should_panic(expected = "only what was settled, canceled or recalled is confirmed, and once")]
 fn a_change_is_confirmed_once() {
-    let mut shard = shard(Limits::default());
+    let mut shard = shard(ample());
     shard.accept(delivery(A, 1, 10));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
     let retry = Delivery { due: at(5_000), ..fail(&mut shard, 1, 500).delivery };

@@ -66,6 +66,9 @@ struct Kept {
     attempts: Vec<Attempt>,
     delivery: Option<Delivery>,
     delivered_at: Option<Timestamp>,
+    /// What the newest attempt led to, and when.
+    attempted: Option<(Status, Timestamp)>,
+    settled_at: Timestamp,
 }
 
 /// What is to be said of one write: first its notice, then its receipt.
@@ -279,7 +282,7 @@ impl State {
         }
         let name = (event.merchant.clone(), id);
         self.locations.insert(location, name.clone());
-        self.events.insert(name, Kept { event, location, attempts: Vec::new(), delivery, delivered_at: None });
+        self.events.insert(name, Kept::new(event, location, delivery));
         (notice, Acceptance::Fresh { id, sequence })
     }
 
@@ -322,6 +325,10 @@ impl State {
         if status == Status::Delivered {
             kept.delivered_at = Some(at);
         }
+        if attempt.is_some() {
+            kept.attempted = Some((status, at));
+        }
+        kept.settled_at = at;
         kept.attempts.extend(attempt);
         kept.delivery = Some(after.clone());
         Notice::Settled(after)
@@ -347,6 +354,11 @@ impl State {
 }
 
 impl Kept {
+    fn new(event: Event, location: Location, delivery: Option<Delivery>) -> Kept {
+        let settled_at = Timestamp::ZERO;
+        Kept { event, location, attempts: Vec::new(), delivery, delivered_at: None, attempted: None, settled_at }
+    }
+
     fn status(&self) -> Status {
         self.delivery.as_ref().map_or(Status::Skipped, |delivery| delivery.status)
     }
@@ -369,6 +381,7 @@ impl Kept {
             delivered_at: self.delivered_at.filter(|_| self.status() == Status::Delivered),
             next_attempt_at: waiting.map(|delivery| delivery.due),
             last_attempt: self.attempts.last().map(summary),
+            expired: self.status() == Status::Failed && self.attempted != Some((Status::Failed, self.settled_at)),
         }
     }
 }
@@ -413,7 +426,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::entropy::SystemEntropy;
-    use crate::model::{EndpointState, EventType, EventTypes};
+    use crate::model::{EndpointState, EventType, EventTypes, Ordering};
 
     #[test]
     fn a_sink_may_read_and_write_and_hears_of_its_own_writes_afterwards() {
@@ -448,6 +461,9 @@ mod tests {
                 secret: None,
                 old_secret: None,
                 state: EndpointState::Active,
+                ordering: Ordering::Free,
+                rate: None,
+                failing_since: None,
                 created_at: Timestamp::ZERO,
                 updated_at: Timestamp::ZERO,
             }),

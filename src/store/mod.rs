@@ -222,6 +222,8 @@ pub struct HistoryItem {
     pub next_attempt_at: Option<Timestamp>,
     /// The newest finished attempt.
     pub last_attempt: Option<AttemptSummary>,
+    /// Whether it has failed because it was due for too long, rather than by its last attempt.
+    pub expired: bool,
 }
 
 /// The line of the history about an attempt.

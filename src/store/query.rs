@@ -11,12 +11,12 @@ use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, EndpointV1, KeyV1, MerchantV1, SettledV1};
+use super::journal::codec::{self, KeyV1, MerchantV1, SettledV1};
 use super::journal::{Header, Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
     Attempt, Delivery, DueKey, EndpointId, Event, EventId, EventType, Location, MerchantId, OwnerKind, Status,
-    resource_hash,
+    Timestamp, resource_hash,
 };
 
 /// How often a look that met a change in between is taken again.
@@ -35,10 +35,7 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
         .pairs
         .iter()
         .map(|(_, bytes)| value::decode::<MerchantV1>(bytes)?.into_merchant().map_err(index_fault));
-    let endpoints = endpoints
-        .pairs
-        .iter()
-        .map(|(_, bytes)| value::decode::<EndpointV1>(bytes)?.into_endpoint().map_err(index_fault));
+    let endpoints = endpoints.pairs.iter().map(|(_, bytes)| value::decode_endpoint(bytes));
     let keys = keys.pairs.iter().map(|(_, bytes)| value::decode::<KeyV1>(bytes)?.into_key().map_err(index_fault));
     Ok(Catalog {
         merchants: merchants.collect::<Result<_, _>>()?,
@@ -274,6 +271,14 @@ fn item(
         }
         None => None,
     };
+    // Where the newest attempt did not end it, nothing did but time.
+    let ended_by_attempt = match &last {
+        Some(meta) => {
+            let (_, status) = meta.statuses().map_err(index_fault)?;
+            status == Status::Failed && Timestamp::from_ms(meta.at) == entry.when
+        }
+        None => false,
+    };
     let item = HistoryItem {
         id,
         sequence: meta.sequence,
@@ -284,6 +289,7 @@ fn item(
         delivered_at: (run.status == Status::Delivered).then_some(entry.when),
         next_attempt_at: run.status.is_waiting().then_some(entry.when),
         last_attempt: summary,
+        expired: run.status == Status::Failed && !ended_by_attempt,
     };
     Ok((item, last))
 }

@@ -16,7 +16,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::model::{Attempt, EndpointId, EndpointState, ErrorCode, EventTypes, OldSecret, Outcome, Secret, Timestamp};
+use crate::model::{
+    Attempt, EndpointId, EndpointState, ErrorCode, EventTypes, OldSecret, Ordering, Outcome, Secret, Timestamp,
+};
 use crate::policy::egress::Rules;
 
 /// No test waits longer than this for anything.
@@ -61,6 +63,9 @@ fn endpoint(url: &str) -> Endpoint {
         secret: Some(Secret::new("new secret").unwrap()),
         old_secret: None,
         state: EndpointState::Active,
+        ordering: Ordering::Free,
+        rate: None,
+        failing_since: None,
         created_at: Timestamp::ZERO,
         updated_at: Timestamp::ZERO,
     }

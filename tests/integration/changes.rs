@@ -213,9 +213,10 @@ fn deleting_a_long_backlog_cancels_all_of_it() {
         let lines = vec![line.clone(); 1000].join("\n");
         appliance.producer().send("POST", "/v1/events/batch", &headers, lines.as_bytes());
     }
-    receiver.wait_for(8);
+    // One that never answers gets one attempt at a time.
+    receiver.wait_for(1);
     assert_eq!(merchant.api.delete(CONFIG).status, 204);
-    // Those under way end by their deadline and are canceled then.
+    // What is under way ends by its deadline and is canceled then.
     eventually("nothing waits any more", || (appliance.metric("posthaste_deliveries_waiting") == 0.0).then_some(()));
     assert_eq!(list(&mut merchant, "status=pending&status=retrying"), Vec::<Value>::new());
     let (mut canceled, mut target) = (0, Some("/api/v2/webhooks/events?limit=250&status=canceled".to_owned()));
@@ -226,7 +227,7 @@ fn deleting_a_long_backlog_cancels_all_of_it() {
         target = cursor.map(|cursor| format!("/api/v2/webhooks/events?limit=250&status=canceled&cursor={cursor}"));
     }
     assert_eq!(canceled, EVENTS);
-    assert_eq!(receiver.count(), 8);
+    assert_eq!(receiver.count(), 1);
 }
 
 #[test]

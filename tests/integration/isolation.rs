@@ -52,7 +52,8 @@ fn a_hanging_merchant_with_a_hundred_thousand_waiting_delays_nobody_else() {
     eventually("the index has caught up", || (appliance.metric("posthaste_index_unwritten") < 1000.0).then_some(()));
     let beside = median_delivery(&mut producer, &healthy, &healthy_receiver);
     assert!(appliance.metric("posthaste_deliveries_waiting") >= WAITING as f64);
-    assert_eq!(appliance.metric("posthaste_attempts_in_flight"), 8.0, "as many as one endpoint may have");
+    let in_flight = appliance.metric("posthaste_attempts_in_flight");
+    assert!(in_flight <= 1.0, "an endpoint that never answers gets one attempt at a time, not {in_flight}");
     hanging.configure(&json!({ "url": hanging_receiver.url(), "enabled": false }));
     let after = median_delivery(&mut producer, &healthy, &healthy_receiver);
     let ratio = beside.as_secs_f64() / before.max(after).as_secs_f64();

@@ -22,6 +22,8 @@ pub(crate) enum Step {
     Confirm { endpoint: EndpointId, event: EventId, due: Timestamp, status: u8 },
     Attempt { endpoint: EndpointId, event: EventId, due: Timestamp, number: u32 },
     Cancel { endpoint: EndpointId, event: EventId },
+    Expire { endpoint: EndpointId, event: EventId },
+    Move { endpoint: EndpointId, event: EventId, due: Timestamp },
     Refill { endpoint: EndpointId, from: (Timestamp, EventId), limit: usize },
     Page { endpoint: EndpointId, len: usize, more: bool },
     PageFailed { endpoint: EndpointId },

@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
-use posthaste::model::{Delivery, EndpointId, ErrorCode, EventId, MerchantId, Outcome, Status, Timestamp, Verdict};
-use posthaste::policy::retry::Schedule;
-use posthaste::shard::{Action, Figures, Gate, Limits, Page, Recall, Settled, Shard};
+use posthaste::model::{
+    Delivery, EndpointId, ErrorCode, EventId, MerchantId, Ordering, Outcome, Status, Terms, Timestamp, Verdict,
+};
+use posthaste::shard::{Action, Figures, Gate, Limits, Page, Policy, Recall, Settled, Shard};
 
 use crate::subject::Subject;
 
@@ -45,41 +46,65 @@ pub(crate) enum Bug {
     SwapsPayloads,
     GoesOnAfterGone,
     RollsItsOwnDice,
+    KnocksOnAndOn,
+    RestsTooShort,
+    NeverEndsARest,
+    ComesInCrowds,
+    ForgetsTheOrder,
+    ForgetsTheOrderAfterARestart,
+    MovesNobodyBehind,
+    OverlooksTheRate,
+    ExpiresEarly,
+    NeverExpires,
+    DisablesEarly,
+    KnocksOnWhileTheHostIsAtFault,
 }
 
 /// Every bug, with the beginnings of what may be said of it. Where it is no promise's, it is the shard
 /// itself that notices.
-pub(crate) const BUGS: [(Bug, &[&str]); 30] = [
-    (Bug::DropsARetry, &["nothing lost:", "wakes:", "order:"]),
+pub(crate) const BUGS: [(Bug, &[&str]); 42] = [
+    (Bug::DropsARetry, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::SendsASecondEarly, &["nothing early:", "pages:"]),
-    (Bug::ForgetsANotice, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::ForgetsANotice, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::ConfirmsTwice, &["only what was settled"]),
     (Bug::ConfirmsTheOldState, &["as recorded:"]),
     (Bug::SendsWhilePaused, &["gate:", "limits:", "figures:"]),
     (Bug::SendsAfterDeletion, &["gate:", "figures:"]),
-    (Bug::NeverCancels, &["nothing lost:", "figures:"]),
-    (Bug::LosesTheEndOfAPage, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::NeverCancels, &["drains:", "nothing lost:", "figures:"]),
+    (Bug::LosesTheEndOfAPage, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::KeepsTooMuch, &["limits:"]),
     (Bug::AttemptsTwice, &["nothing twice:"]),
     (Bug::ComesBackTooEarly, &["nothing early:"]),
     (Bug::ComesBackTooLate, &["nothing late:"]),
     (Bug::HearsRetryAfterUnbounded, &["nothing late:"]),
-    (Bug::IgnoresRetryAfter, &["nothing early:"]),
+    (Bug::IgnoresRetryAfter, &["nothing early:", "rest:"]),
     (Bug::TriesForever, &["verdict:"]),
     (Bug::GivesUpEarly, &["verdict:"]),
-    (Bug::ForgetsABacklog, &["nothing lost:", "wakes:", "order:"]),
+    (Bug::ForgetsABacklog, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::ExceedsInFlight, &["limits:"]),
     (Bug::ExceedsAMerchant, &["limits:"]),
     (Bug::ExceedsAnEndpoint, &["limits:"]),
     (Bug::ExceedsSettling, &["limits:"]),
-    (Bug::LetsOneMerchantWait, &["fairness:"]),
+    (Bug::LetsOneMerchantWait, &["drains:", "fairness:"]),
     (Bug::LosesWhatIsGivenBack, &["figures:"]),
     (Bug::HoldsWhatIsUnderWay, &["recall:"]),
-    (Bug::WakesLate, &["wakes:"]),
+    (Bug::WakesLate, &["drains:", "wakes:"]),
     (Bug::WakesForNothing, &["wakes:"]),
     (Bug::SwapsPayloads, &["as recorded:"]),
     (Bug::GoesOnAfterGone, &["gate:", "limits:"]),
     (Bug::RollsItsOwnDice, &["the same seed"]),
+    (Bug::KnocksOnAndOn, &["rest:", "pace:"]),
+    (Bug::RestsTooShort, &["rest:"]),
+    (Bug::NeverEndsARest, &["drains:"]),
+    (Bug::ComesInCrowds, &["pace:"]),
+    (Bug::ForgetsTheOrder, &["sequence:"]),
+    (Bug::ForgetsTheOrderAfterARestart, &["sequence:"]),
+    (Bug::MovesNobodyBehind, &["sequence:"]),
+    (Bug::OverlooksTheRate, &["rate:"]),
+    (Bug::ExpiresEarly, &["overdue:"]),
+    (Bug::NeverExpires, &["overdue:"]),
+    (Bug::DisablesEarly, &["failing:"]),
+    (Bug::KnocksOnWhileTheHostIsAtFault, &["rest:"]),
 ];
 
 /// Where a bug strikes now and then, it is every so many times.
@@ -96,17 +121,28 @@ pub(crate) struct Mutant {
 }
 
 impl Mutant {
-    pub(crate) fn new(bug: Bug, life: u32, limits: &Limits, schedule: &Schedule) -> Mutant {
-        let mut limits = limits.clone();
+    pub(crate) fn new(bug: Bug, life: u32, limits: &Limits, policy: &Policy) -> Mutant {
+        let (mut limits, mut policy) = (limits.clone(), policy.clone());
+        let care = limits.adaptive;
         match bug {
             Bug::ExceedsInFlight => limits.in_flight_max += 1,
             Bug::ExceedsAMerchant => limits.in_flight_per_merchant_max += 1,
             Bug::ExceedsAnEndpoint => limits.in_flight_per_endpoint_max += 1,
             Bug::ExceedsSettling => limits.settling_max += 1,
             Bug::KeepsTooMuch => limits.window_per_endpoint_max += 5,
+            Bug::KnocksOnAndOn => policy.breaker.failures_to_open = 0,
+            Bug::RestsTooShort => policy.breaker.wait_ms /= 4,
+            Bug::NeverEndsARest => {
+                policy.breaker.wait_ms = 1_000_000_000_000;
+                policy.breaker.wait_ms_max = 1_000_000_000_000;
+            }
+            Bug::ComesInCrowds => limits.adaptive = false,
+            Bug::ExpiresEarly => policy.overdue_ms_max /= 2,
+            Bug::NeverExpires => policy.overdue_ms_max = 0,
+            Bug::DisablesEarly if care => (policy.failing.disable_after_ms, policy.failing.spread_ms) = (1_000, 0),
             _ => {}
         }
-        let shard = Shard::new(limits, schedule.clone());
+        let shard = Shard::new(limits, policy);
         Mutant { shard, bug, life, chances: 0, kept: VecDeque::new(), payload: None }
     }
 
@@ -162,9 +198,15 @@ impl Mutant {
 }
 
 impl Subject for Mutant {
-    fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool) {
+    fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool, mut terms: Terms) {
+        match self.bug {
+            Bug::ForgetsTheOrder => terms.ordering = Ordering::Free,
+            Bug::ForgetsTheOrderAfterARestart if self.life > 1 => terms.ordering = Ordering::Free,
+            Bug::OverlooksTheRate => terms.rate = None,
+            _ => {}
+        }
         let forgotten = self.bug == Bug::ForgetsABacklog && self.life > 1 && gate == Gate::Open;
-        self.shard.open(endpoint, merchant, self.gate_of(gate), backlog && !forgotten);
+        self.shard.open(endpoint, merchant, self.gate_of(gate), backlog && !forgotten, terms);
     }
 
     fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
@@ -192,6 +234,9 @@ impl Subject for Mutant {
                         continue;
                     }
                     return Some(self.attempt_of(delivery));
+                }
+                Some(Action::Move(delivery, _)) if self.bug == Bug::MovesNobodyBehind => {
+                    return Some(Action::Attempt(delivery));
                 }
                 None => return self.kept.pop_front(),
                 action => return action,
@@ -228,6 +273,14 @@ impl Subject for Mutant {
             self.shard.settle(Timestamp::ZERO, endpoint, event, &lost, 0.5);
         } else {
             self.shard.give_back(endpoint, event);
+        }
+    }
+
+    fn excuse(&mut self, now: Timestamp, endpoint: EndpointId, event: EventId) {
+        if self.bug == Bug::KnocksOnWhileTheHostIsAtFault {
+            self.shard.give_back(endpoint, event);
+        } else {
+            self.shard.excuse(now, endpoint, event);
         }
     }
 

@@ -5,18 +5,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use posthaste::model::{
-    Delivery, DisabledReason, DueKey, EndpointId, ErrorCode, EventId, MerchantId, Outcome, Status, Timestamp, Verdict,
+    Delivery, DisabledReason, DueKey, EndpointId, ErrorCode, EventId, MerchantId, Ordering, Outcome, Status, Timestamp,
+    Verdict,
 };
 use posthaste::policy::retry::Schedule;
 use posthaste::shard::{Gate, Limits, Page, Recall, Settled};
 
+use crate::care::{Care, terms};
 use crate::outbox::{Outbox, payload};
+use crate::plan::Plan;
 use crate::seen::Seen;
 
 /// What the shard must know and have under way, by what it was told and said.
 pub(crate) struct Oracle {
     pub(super) limits: Limits,
     pub(super) schedule: Schedule,
+    pub(crate) care: Care,
     merchants: usize,
     pub(super) lines: BTreeMap<EndpointId, Line>,
     pub(super) seats: BTreeMap<MerchantId, Seat>,
@@ -79,11 +83,12 @@ impl Line {
 }
 
 impl Oracle {
-    pub(crate) fn new(limits: Limits, schedule: Schedule, merchants: usize) -> Oracle {
+    pub(crate) fn new(plan: &Plan) -> Oracle {
         Oracle {
-            limits,
-            schedule,
-            merchants,
+            limits: plan.limits.clone(),
+            schedule: plan.policy.schedule.clone(),
+            care: Care::new(plan.policy.clone(), plan.care, plan.every.jump_ms.is_some()),
+            merchants: plan.merchants,
             lines: BTreeMap::new(),
             seats: BTreeMap::new(),
             tallies: BTreeMap::new(),
@@ -99,7 +104,10 @@ impl Oracle {
     /// The shard hears of an endpoint or of its gate.
     pub(crate) fn opened(&mut self, outbox: &Outbox, endpoint: EndpointId, gate: Gate, backlog: bool) {
         let merchant = &outbox.catalog[&endpoint].merchant;
-        self.line(endpoint, merchant).gate = gate;
+        let before = std::mem::replace(&mut self.line(endpoint, merchant).gate, gate);
+        if before != Gate::Open && gate == Gate::Open {
+            self.care.reopened(endpoint);
+        }
         for key in outbox.waiting_of(endpoint).filter(|_| backlog) {
             self.tallies.entry(key.1).or_default().told = true;
             self.line(endpoint, merchant).waiting.insert(key);
@@ -148,8 +156,14 @@ impl Oracle {
         let elsewhere = self.lines.values().any(|line| line.busy.get(&delivery.event) == Some(&Busy::InFlight));
         let busy = elsewhere || line.busy.contains_key(&delivery.event);
         assert!(!busy, "nothing twice: {} is under way already", delivery.event);
-        let first = line.waiting.first().copied().unwrap_or(delivery.key());
-        assert!(line.page || delivery.key() <= first, "order: {:?} left before {first:?}", delivery.key());
+        // First attempts and retries take turns. What came lately may leave before what waits on disk, and
+        // at an ordered endpoint one waits for another.
+        let is_first = delivery.attempts == 0;
+        let in_order = !self.care.on && (!is_first || self.limits.window_per_endpoint_max < 4);
+        let same = |key: &&DueKey| (outbox.deliveries[&key.1].attempts == 0) == is_first;
+        let first = line.waiting.iter().find(same).copied().unwrap_or(delivery.key());
+        let in_turn = line.page || !in_order || delivery.key() <= first;
+        assert!(in_turn, "order: {:?} left before {first:?}", delivery.key());
         assert!(self.settling < self.limits.settling_max, "limits: {} settle and more is begun", self.settling);
         self.take_turn(delivery, now);
         self.count_attempt(delivery);
@@ -196,15 +210,18 @@ impl Oracle {
         self.judge(settled, outcome, gate, now);
         let gone = outcome.error() == Some(ErrorCode::Gone) && gate != Gate::Closed;
         self.seen.gone_too_late += u64::from(outcome.error() == Some(ErrorCode::Gone) && gate == Gate::Closed);
+        let failing = self.care.on && settled.disable == Some(DisabledReason::Failing);
         let disable = gone.then_some(DisabledReason::Gone);
-        assert!(settled.disable == disable, "gone: {:?} after {outcome:?} while {gate:?}", settled.disable);
+        let right = settled.disable == disable || failing;
+        assert!(right, "gone: {:?} after {outcome:?} while {gate:?}", settled.disable);
+        self.seen.failing += u64::from(failing);
         self.landed(delivery.endpoint, &delivery.merchant);
         self.settling += 1;
         let line = self.line(delivery.endpoint, &delivery.merchant);
         line.busy.insert(delivery.event, Busy::Settling);
-        if gone {
+        if gone || failing {
             line.gate = Gate::Held;
-            self.seen.gone += 1;
+            self.seen.gone += u64::from(gone);
         }
     }
 
@@ -223,6 +240,22 @@ impl Oracle {
             delivery.endpoint
         );
         self.seen.canceled += 1;
+        self.taken(delivery);
+    }
+
+    /// The shard wants this recorded as failed, though nobody tried.
+    pub(crate) fn expired(&mut self, outbox: &Outbox, delivery: &Delivery, now: Timestamp) {
+        as_recorded(outbox, delivery);
+        self.care.expired(delivery, now);
+        self.seen.expired += 1;
+        self.taken(delivery);
+    }
+
+    /// The shard wants this to be due later.
+    pub(crate) fn moved(&mut self, outbox: &Outbox, delivery: &Delivery, due: Timestamp) {
+        as_recorded(outbox, delivery);
+        assert!(due >= delivery.due, "sequence: {} is moved forward", delivery.event);
+        self.seen.moved += 1;
         self.taken(delivery);
     }
 
@@ -255,9 +288,11 @@ impl Oracle {
         assert!((1..=page_max.min(window_max)).contains(&limit), "limits: a page of {limit}");
         let line = self.lines.get_mut(&endpoint).expect("pages: one for an endpoint that is not known");
         assert!(!line.page, "pages: two outstanding for {endpoint}");
-        assert!(line.gate != Gate::Held, "gate: a page for {endpoint}, which is held");
-        // A clock that went back may find the page listed already.
-        let due = from.0 <= self.peak || line.gate == Gate::Closed;
+        let surveyed = terms(endpoint, self.care.on).ordering == Ordering::Resource;
+        let expires = self.care.is_overdue(from.0, self.peak) || surveyed;
+        assert!(line.gate != Gate::Held || expires, "gate: a page for {endpoint}, which is held");
+        // A clock that went back may find the page listed already. An ordered endpoint is looked at as a whole.
+        let due = from.0 <= self.peak || line.gate == Gate::Closed || self.care.on;
         assert!(due, "pages: one from {from:?}, which is not due");
         line.page = true;
         self.refills += 1;
@@ -294,6 +329,7 @@ impl Oracle {
                 }
             }
         }
+        self.care.crashed();
         self.seats.clear();
         self.tallies.values_mut().for_each(|tally| tally.told = false);
         (self.in_flight, self.settling, self.refills) = (0, 0, 0);
@@ -309,6 +345,11 @@ impl Oracle {
             assert!(owed.remove(&key.1), "books: {} is in the outbox and not owed", key.1);
         }
         assert!(owed.is_empty(), "books: owed and not in the outbox: {owed:?}");
+    }
+
+    /// As the shard was told last, or set itself.
+    pub(crate) fn gate_of(&self, endpoint: EndpointId) -> Gate {
+        self.lines.get(&endpoint).map_or(Gate::Closed, |line| line.gate)
     }
 
     pub(crate) fn is_held(&self, endpoint: EndpointId) -> bool {
@@ -333,7 +374,8 @@ impl Oracle {
     /// Whether the endpoint's next attempt needs nothing but permits and a turn. Conservative: what is on
     /// disk only while pages are short is left out.
     pub(super) fn can_leave(&self, line: &Line, now: Timestamp) -> bool {
-        line.gate == Gate::Open
+        !self.care.on
+            && line.gate == Gate::Open
             && self.can_be_seen(line)
             && line.in_flight < self.limits.in_flight_per_endpoint_max
             && line.waiting.first().is_some_and(|(due, _)| *due <= now)

@@ -4,7 +4,8 @@
 
 use posthaste::model::{EndpointId, MerchantId};
 use posthaste::policy::retry::Schedule;
-use posthaste::shard::Limits;
+use posthaste::policy::{breaker, failing};
+use posthaste::shard::{Limits, Policy};
 
 use crate::dice::Dice;
 
@@ -12,7 +13,9 @@ use crate::dice::Dice;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) limits: Limits,
-    pub(crate) schedule: Schedule,
+    pub(crate) policy: Policy,
+    /// Whether the policy holds anything back.
+    pub(crate) care: bool,
     /// The endpoints of the beginning, with their owners.
     pub(crate) endpoints: Vec<(EndpointId, MerchantId)>,
     /// How many merchants there are.
@@ -59,9 +62,11 @@ impl Plan {
         let events_max = dice.between(10, 100);
         let faults_ms = dice.pick(&[20_000, 60_000, 240_000]);
         let sometimes = |dice: &mut Dice, ms: u64| (!dice.one_in(3)).then_some(ms);
+        let care = dice.one_in(2);
         Plan {
-            limits: limits(dice),
-            schedule: schedule(dice),
+            limits: Limits { adaptive: care, ..limits(dice) },
+            policy: policy(dice, care),
+            care,
             endpoints,
             merchants,
             faults_ms,
@@ -99,6 +104,32 @@ fn limits(dice: &mut Dice) -> Limits {
         payload_bytes_max: dice.count(0, 1_500),
         refills_max: dice.count(1, 3),
         page_max: if ample { 1_000 } else { dice.count(1, most) },
+        parked_per_endpoint_max: dice.pick(&[1, 3, 1_000]),
+        adaptive: true,
+    }
+}
+
+fn policy(dice: &mut Dice, care: bool) -> Policy {
+    let schedule = schedule(dice);
+    let breaker = breaker::Limits {
+        failures_to_open: if care { dice.between(1, 4) as u32 } else { 0 },
+        successes_to_close: dice.between(1, 3) as u32,
+        wait_ms: dice.pick(&[50, 2_000]),
+        wait_ms_max: dice.pick(&[2_000, 8_000]),
+    };
+    let disable_after_ms = dice.pick(&[0, 0, 15_000]);
+    Policy {
+        schedule,
+        breaker,
+        failing: failing::Limits {
+            shown_after_ms: 5_000,
+            disable_after_ms: if care { disable_after_ms } else { 0 },
+            spread_ms: 3_000,
+        },
+        fault_wait_ms: 500,
+        fault_wait_ms_max: 4_000,
+        overdue_ms_max: if care { dice.pick(&[0, 30_000, 120_000]) } else { 0 },
+        ..Policy::default()
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Never looks into the shard.
 
-use posthaste::model::Timestamp;
+use posthaste::model::{Ordering, Timestamp};
 use posthaste::shard::{Figures, Gate};
 
+use crate::care::terms;
 use crate::oracle::{Line, Oracle};
 use crate::outbox::Outbox;
 
@@ -43,7 +44,8 @@ impl Oracle {
         let counted = (self.in_flight, self.settling, self.refills);
         assert!(said == counted, "figures: in flight, settling and pages are {counted:?}, not {said:?}");
         let limits = &self.limits;
-        let windows_max = self.lines.values().filter(|line| line.gate != Gate::Held).count();
+        // A held endpoint may have a window while something of it is overdue.
+        let windows_max = self.lines.values().filter(|line| line.gate != Gate::Held || self.care.on).count();
         let windowed_max =
             (limits.window_max + windows_max).min(windows_max.saturating_mul(limits.window_per_endpoint_max));
         assert!(figures.windowed <= windowed_max, "limits: {} wait in memory, not {windowed_max}", figures.windowed);
@@ -70,6 +72,11 @@ impl Oracle {
             let idle = may_leave && self.can_leave(line, now);
             assert!(!idle, "nothing lost: {endpoint} could deliver {:?} and does not", line.waiting.first());
             let paced = line.settling() >= self.cancels_max();
+            // An ordered endpoint is looked at as a whole first, once nothing of it is under way.
+            let looked_at = terms(*endpoint, self.care.on).ordering == Ordering::Free || line.busy.is_empty();
+            let seen = looked_at && settles && !paced && self.can_be_seen(line) && line.gate != Gate::Closed;
+            let overdue = seen && line.waiting.first().is_some_and(|(due, _)| self.care.is_overdue(*due, now));
+            assert!(!overdue, "overdue: {endpoint} keeps {:?}", line.waiting.first());
             let left = line.gate == Gate::Closed && settles && !paced && self.can_be_seen(line);
             assert!(!left || line.waiting.is_empty(), "nothing lost: {endpoint} could cancel and does not");
         }
@@ -83,7 +90,7 @@ impl Oracle {
         for (endpoint, line) in self.lines.iter().filter(|_| !blocked) {
             let free =
                 line.in_flight < self.limits.in_flight_per_endpoint_max && self.merchant_has_permits(&line.merchant);
-            let waits = line.gate == Gate::Open && free && self.can_be_seen(line);
+            let waits = !self.care.on && line.gate == Gate::Open && free && self.can_be_seen(line);
             let Some((due, _)) = line.waiting.first().filter(|_| waits) else { continue };
             let late = rest.wake.is_none_or(|wake| wake > *due);
             assert!(!late, "wakes: {endpoint} has something due at {due:?}, wake is {:?}", rest.wake);

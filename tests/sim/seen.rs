@@ -44,4 +44,8 @@ seen!(
     crashes,
     repeated,
     turns_awaited,
+    failing,
+    expired,
+    moved,
+    excused,
 );

@@ -2,9 +2,10 @@
 //!
 //! Never decides anything but by the dice.
 
-use posthaste::model::{Delivery, DueKey, EndpointId, EventId, Outcome, Status, Verdict};
+use posthaste::model::{Delivery, DueKey, EndpointId, EventId, Outcome, Status, Timestamp, Verdict};
 use posthaste::shard::{Action, Gate, Page, Recall};
 
+use crate::care::terms;
 use crate::history::{Step, coded};
 use crate::outbox::{Notice, Settlement, Write, payload};
 use crate::rest::Rest;
@@ -22,6 +23,8 @@ impl World {
             match self.shard().poll(now) {
                 Some(Action::Attempt(delivery)) => self.attempt(delivery),
                 Some(Action::Cancel(delivery)) => self.cancel(delivery),
+                Some(Action::Expire(delivery)) => self.expire(delivery),
+                Some(Action::Move(delivery, due)) => self.move_behind(delivery, due),
                 Some(Action::Refill { endpoint, from, limit }) => self.ask(endpoint, from, limit),
                 None => return self.rest(),
             }
@@ -36,7 +39,8 @@ impl World {
         if known && !backlog && self.dice.one_in(2) {
             self.shard().gate(endpoint, gate);
         } else {
-            self.shard().open(endpoint, merchant, gate, backlog);
+            let terms = terms(endpoint, self.plan.care);
+            self.shard().open(endpoint, merchant, gate, backlog, terms);
         }
         self.oracle.opened(&self.outbox, endpoint, gate, backlog);
     }
@@ -95,6 +99,8 @@ impl World {
         let (now, chance) = (self.now(), self.dice.unit());
         let settled = self.shard().settle(now, delivery.endpoint, delivery.event, outcome, chance);
         assert!(settled.delivery.event == delivery.event, "as recorded: another delivery is settled");
+        let gate = self.oracle.gate_of(delivery.endpoint);
+        self.oracle.care.settled(&settled, outcome, gate, now, self.clock_ms);
         self.oracle.settled(&self.outbox, &settled, outcome, now);
         let (then, status, due) = match settled.verdict {
             Verdict::Delivered => (0, Status::Delivered, delivery.due),
@@ -124,7 +130,14 @@ impl World {
         let Delivery { endpoint, event, .. } = *delivery;
         self.history.note(self.now(), Step::GiveBack { endpoint, event });
         self.oracle.given_back(delivery);
-        self.shard().give_back(endpoint, event);
+        let (ours, now) = (self.plan.care && self.dice.one_in(2), self.now());
+        self.oracle.care.given_back(endpoint, ours, self.clock_ms);
+        if ours {
+            self.oracle.seen.excused += 1;
+            self.shard().excuse(now, endpoint, event);
+        } else {
+            self.shard().give_back(endpoint, event);
+        }
     }
 
     /// The page is read now and comes later; one in a while cannot be read.
@@ -225,6 +238,7 @@ impl World {
     fn attempt(&mut self, delivery: Delivery) {
         let Delivery { endpoint, event, due, attempts, .. } = delivery;
         self.history.note(self.now(), Step::Attempt { endpoint, event, due, number: attempts + 1 });
+        self.oracle.care.attempted(&self.outbox, &delivery, self.clock_ms);
         self.oracle.attempted(&self.outbox, &delivery, self.now());
         if self.dice.one_in(30) {
             return self.book(REREAD_MS, Happening::Unmade { life: self.life, delivery });
@@ -239,6 +253,25 @@ impl World {
         self.history.note(self.now(), Step::Cancel { endpoint, event });
         self.oracle.canceled(&self.outbox, &delivery);
         let status = Status::Canceled;
+        let settlement = Settlement { delivery, status, due, attempts, attempts_before, attempted: false };
+        self.outbox.submit(Write::Settle(settlement));
+        self.book_commit();
+    }
+
+    fn expire(&mut self, delivery: Delivery) {
+        let Delivery { endpoint, event, due, attempts, attempts_before, .. } = delivery;
+        self.history.note(self.now(), Step::Expire { endpoint, event });
+        self.oracle.expired(&self.outbox, &delivery, self.now());
+        let status = Status::Failed;
+        let settlement = Settlement { delivery, status, due, attempts, attempts_before, attempted: false };
+        self.outbox.submit(Write::Settle(settlement));
+        self.book_commit();
+    }
+
+    fn move_behind(&mut self, delivery: Delivery, due: Timestamp) {
+        let Delivery { endpoint, event, status, attempts, attempts_before, .. } = delivery;
+        self.history.note(self.now(), Step::Move { endpoint, event, due });
+        self.oracle.moved(&self.outbox, &delivery, due);
         let settlement = Settlement { delivery, status, due, attempts, attempts_before, attempted: false };
         self.outbox.submit(Write::Settle(settlement));
         self.book_commit();

@@ -2,15 +2,14 @@
 //!
 //! Never adds anything to the shard.
 
-use posthaste::model::{Delivery, EndpointId, EventId, MerchantId, Outcome, Timestamp};
-use posthaste::policy::retry::Schedule;
-use posthaste::shard::{Action, Figures, Gate, Limits, Page, Recall, Settled, Shard};
+use posthaste::model::{Delivery, EndpointId, EventId, MerchantId, Outcome, Terms, Timestamp};
+use posthaste::shard::{Action, Figures, Gate, Limits, Page, Policy, Recall, Settled, Shard};
 
 use crate::mutant::{Bug, Mutant};
 
 /// A shard, or one with a bug. Each call is the shard's of the same name.
 pub(crate) trait Subject {
-    fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool);
+    fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool, terms: Terms);
     fn gate(&mut self, endpoint: EndpointId, gate: Gate);
     fn accept(&mut self, delivery: Delivery);
     fn poll(&mut self, now: Timestamp) -> Option<Action>;
@@ -23,6 +22,7 @@ pub(crate) trait Subject {
         chance: f64,
     ) -> Settled;
     fn give_back(&mut self, endpoint: EndpointId, event: EventId);
+    fn excuse(&mut self, now: Timestamp, endpoint: EndpointId, event: EventId);
     fn confirm(&mut self, delivery: Delivery);
     fn refill(&mut self, endpoint: EndpointId, page: Page);
     fn refill_failed(&mut self, endpoint: EndpointId);
@@ -34,16 +34,16 @@ pub(crate) trait Subject {
 }
 
 /// The shard of one life of the process.
-pub(crate) fn begin(bug: Option<Bug>, life: u32, limits: &Limits, schedule: &Schedule) -> Box<dyn Subject> {
+pub(crate) fn begin(bug: Option<Bug>, life: u32, limits: &Limits, policy: &Policy) -> Box<dyn Subject> {
     match bug {
-        None => Box::new(Shard::new(limits.clone(), schedule.clone())),
-        Some(bug) => Box::new(Mutant::new(bug, life, limits, schedule)),
+        None => Box::new(Shard::new(limits.clone(), policy.clone())),
+        Some(bug) => Box::new(Mutant::new(bug, life, limits, policy)),
     }
 }
 
 impl Subject for Shard {
-    fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool) {
-        Shard::open(self, endpoint, merchant, gate, backlog);
+    fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool, terms: Terms) {
+        Shard::open(self, endpoint, merchant, gate, backlog, terms);
     }
 
     fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
@@ -71,6 +71,10 @@ impl Subject for Shard {
 
     fn give_back(&mut self, endpoint: EndpointId, event: EventId) {
         Shard::give_back(self, endpoint, event);
+    }
+
+    fn excuse(&mut self, now: Timestamp, endpoint: EndpointId, event: EventId) {
+        Shard::excuse(self, now, endpoint, event);
     }
 
     fn confirm(&mut self, delivery: Delivery) {

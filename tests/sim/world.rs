@@ -85,7 +85,7 @@ impl World {
         let mut dice = Dice::seeded(seed);
         let plan = Plan::of(&mut dice);
         let mut world = World {
-            oracle: Oracle::new(plan.limits.clone(), plan.schedule.clone(), plan.merchants),
+            oracle: Oracle::new(&plan),
             dice,
             history: History::new(),
             agenda: BTreeMap::new(),
@@ -146,7 +146,10 @@ impl World {
     /// An endpoint comes to be.
     pub(super) fn make(&mut self, endpoint: EndpointId, merchant: MerchantId) {
         self.outbox.catalog.insert(endpoint, Entry { merchant, gate: Gate::Open });
-        self.receivers.insert(endpoint, Receiver::random(&mut self.dice));
+        let mut receiver = Receiver::random(&mut self.dice);
+        // One that is disabled again and again would never be done.
+        receiver.stubborn &= self.plan.policy.failing.disable_after_ms == 0;
+        self.receivers.insert(endpoint, receiver);
     }
 
     pub(super) fn book(&mut self, in_ms: u64, happening: Happening) {
@@ -233,7 +236,7 @@ impl World {
         self.committing = false;
         self.telling = false;
         self.wake_ms = None;
-        self.subject = Some(subject::begin(self.bug, self.life, &self.plan.limits, &self.plan.schedule));
+        self.subject = Some(subject::begin(self.bug, self.life, &self.plan.limits, &self.plan.policy));
         self.history.note(self.now(), Step::Begin { life: self.life });
         let owed: Vec<EndpointId> = self.outbox.catalog.keys().copied().filter(|id| self.outbox.owes(*id)).collect();
         let living = |(id, entry): (&EndpointId, &Entry)| (entry.gate != Gate::Closed).then_some(*id);
@@ -321,16 +324,22 @@ impl World {
     /// How long what is owed may take: for each attempt that may be left the longest wait, and then all of
     /// them one after another, each with the slowest of everything.
     fn drain_ms_max(&self) -> u64 {
-        let schedule = &self.plan.schedule;
+        let policy = &self.plan.policy;
+        let schedule = &policy.schedule;
         let plan_ms_max = schedule.delays_ms.iter().max().copied().unwrap_or(0) as f64 * (1.0 + schedule.jitter);
         let wait_ms_max = (plan_ms_max.ceil() as u64).max(schedule.retry_after_ms_max) + 2 * JUMP_MS_MAX;
+        // Each may have to wait for a rest of its endpoint, a second for its rate, and be moved behind another.
+        let rest_ms_max =
+            if self.plan.care { 2 * policy.breaker.wait_ms_max + policy.fault_wait_ms_max + 1_000 } else { 0 };
         let slowest = self.plan.slowest;
         let overhead_ms =
             slowest.commit_ms + slowest.notice_ms + slowest.control_ms + 40 * (2 * slowest.page_ms + REREAD_MS);
         let owed = self.outbox.waiting().count() as u64 + 2;
         let stubborn = self.receivers.values().any(|receiver| receiver.stubborn);
         let attempts = if stubborn { schedule.delays_ms.len() as u64 + 1 } else { 1 };
-        attempts * (wait_ms_max + owed * (DEADLINE_MS + overhead_ms))
+        // At an ordered endpoint one delivery may wait for all attempts of another.
+        let lines = if self.plan.care { owed } else { 1 };
+        lines * attempts * (wait_ms_max + owed * (DEADLINE_MS + 2 * overhead_ms + rest_ms_max))
     }
 
     /// Nothing is owed and nothing is kept.

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use posthaste::model::{
     Attempt, Delivery, Endpoint, EndpointId, EndpointState, ErrorCode, EventId, EventType, EventTypes, Key, KeyId,
-    Merchant, MerchantId, Outcome, Phases, Role, Status, Timestamp, resource_hash,
+    Merchant, MerchantId, Ordering, Outcome, Phases, Role, Status, Timestamp, resource_hash,
 };
 use posthaste::store::{Change, Dossier, HistoryQuery, Idempotency, NewEvent, Settlement};
 
@@ -43,6 +43,9 @@ pub(crate) fn endpoint(id: EndpointId, merchant: &str) -> Endpoint {
         secret: None,
         old_secret: None,
         state: EndpointState::Active,
+        ordering: Ordering::Free,
+        rate: None,
+        failing_since: None,
         created_at: BEGINNING,
         updated_at: BEGINNING,
     }

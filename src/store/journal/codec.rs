@@ -3,14 +3,16 @@
 //! Never edited once released: a new layout is a new struct with a new version, and the old one stays
 //! readable. Never decoded before its checksum was checked, never without a size limit.
 
+use std::num::NonZeroU32;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use crate::model::{
     Attempt, Delivery, DisabledReason, Endpoint, EndpointId, EndpointState, ErrorCode, Event, EventId, EventType,
-    EventTypes, Key, KeyId, Location, Merchant, MerchantId, OldSecret, Outcome, OwnerKind, Phases, Response, Role,
-    Secret, Sent, Status, Timestamp,
+    EventTypes, Key, KeyId, Location, Merchant, MerchantId, OldSecret, Ordering, Outcome, OwnerKind, Phases, Response,
+    Role, Secret, Sent, Status, Timestamp,
 };
 use crate::store::{Change, Settlement};
 
@@ -283,6 +285,7 @@ pub(crate) enum ChangeV1 {
     DeleteKey(u64),
     PutOwner(u8, String, String),
     DeleteOwner(u8, String),
+    PutEndpointV2(EndpointV2),
 }
 
 /// A merchant, in the journal and in the index.
@@ -293,7 +296,18 @@ pub(crate) struct MerchantV1 {
     created_at: i64,
 }
 
-/// An endpoint, in the journal and in the index.
+/// An endpoint, in the journal and in the index, with what the first version did not know.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) struct EndpointV2 {
+    /// Its state may also be 3: disabled because failing.
+    first: EndpointV1,
+    /// 0 free, 1 by resource.
+    ordering: u8,
+    rate: Option<u32>,
+    failing_since: Option<i64>,
+}
+
+/// An endpoint as it was written first: of no ordering, no rate, never failing.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct EndpointV1 {
     id: u64,
@@ -324,7 +338,7 @@ impl ChangeV1 {
         match change {
             Change::PutMerchant(merchant) => ChangeV1::PutMerchant(MerchantV1::of(merchant)),
             Change::DeleteMerchant(id) => ChangeV1::DeleteMerchant(id.as_str().to_owned()),
-            Change::PutEndpoint(endpoint) => ChangeV1::PutEndpoint(EndpointV1::of(endpoint)),
+            Change::PutEndpoint(endpoint) => ChangeV1::PutEndpointV2(EndpointV2::of(endpoint)),
             Change::DeleteEndpoint(id) => ChangeV1::DeleteEndpoint(id.0),
             Change::PutKey(key) => ChangeV1::PutKey(KeyV1::of(key)),
             Change::DeleteKey(id) => ChangeV1::DeleteKey(id.0),
@@ -340,6 +354,7 @@ impl ChangeV1 {
             ChangeV1::PutMerchant(body) => Change::PutMerchant(body.into_merchant()?),
             ChangeV1::DeleteMerchant(id) => Change::DeleteMerchant(merchant(&id)?),
             ChangeV1::PutEndpoint(body) => Change::PutEndpoint(body.into_endpoint()?),
+            ChangeV1::PutEndpointV2(body) => Change::PutEndpoint(body.into_endpoint()?),
             ChangeV1::DeleteEndpoint(id) => Change::DeleteEndpoint(EndpointId(id)),
             ChangeV1::PutKey(body) => Change::PutKey(body.into_key()?),
             ChangeV1::DeleteKey(id) => Change::DeleteKey(KeyId(id)),
@@ -367,8 +382,36 @@ impl MerchantV1 {
     }
 }
 
+impl EndpointV2 {
+    pub(crate) fn of(endpoint: &Endpoint) -> EndpointV2 {
+        EndpointV2 {
+            first: EndpointV1::of(endpoint),
+            ordering: match endpoint.ordering {
+                Ordering::Free => 0,
+                Ordering::Resource => 1,
+            },
+            rate: endpoint.rate.map(NonZeroU32::get),
+            failing_since: endpoint.failing_since.map(Timestamp::as_ms),
+        }
+    }
+
+    pub(crate) fn into_endpoint(self) -> Decoded<Endpoint> {
+        let ordering = match self.ordering {
+            0 => Ordering::Free,
+            1 => Ordering::Resource,
+            _ => return Err(unknown("ordering")),
+        };
+        let rate = match self.rate {
+            Some(rate) => Some(NonZeroU32::new(rate).ok_or_else(|| unknown("rate"))?),
+            None => None,
+        };
+        let failing_since = self.failing_since.map(Timestamp::from_ms);
+        Ok(Endpoint { ordering, rate, failing_since, ..self.first.into_endpoint()? })
+    }
+}
+
 impl EndpointV1 {
-    pub(crate) fn of(endpoint: &Endpoint) -> EndpointV1 {
+    fn of(endpoint: &Endpoint) -> EndpointV1 {
         EndpointV1 {
             id: endpoint.id.0,
             merchant: endpoint.merchant.as_str().to_owned(),
@@ -380,6 +423,7 @@ impl EndpointV1 {
                 EndpointState::Active => 0,
                 EndpointState::Paused => 1,
                 EndpointState::Disabled(DisabledReason::Gone) => 2,
+                EndpointState::Disabled(DisabledReason::Failing) => 3,
             },
             created_at: endpoint.created_at.as_ms(),
             updated_at: endpoint.updated_at.as_ms(),
@@ -403,8 +447,12 @@ impl EndpointV1 {
                 0 => EndpointState::Active,
                 1 => EndpointState::Paused,
                 2 => EndpointState::Disabled(DisabledReason::Gone),
+                3 => EndpointState::Disabled(DisabledReason::Failing),
                 _ => return Err(unknown("endpoint state")),
             },
+            ordering: Ordering::Free,
+            rate: None,
+            failing_since: None,
             created_at: Timestamp::from_ms(self.created_at),
             updated_at: Timestamp::from_ms(self.updated_at),
         })
