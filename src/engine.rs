@@ -2,6 +2,9 @@
 //!
 //! Never parses a request, never reads a configuration file.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use crate::pulse::{self, Pulse};
 use crate::recovery::{self, Recoveries, Resender};
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
-use crate::store::embedded::{EmbeddedStore, Fatal, Probes, Surroundings};
+use crate::store::embedded::{EmbeddedStore, Fatal as StoreFatal, Probes, Surroundings};
 use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
@@ -56,6 +59,20 @@ pub struct Limits {
     pub feed: feed::Limits,
 }
 
+/// Why the process must end at once.
+#[derive(Debug, thiserror::Error)]
+pub enum Downfall<'a> {
+    /// The disk failed, or the store itself did.
+    #[error(transparent)]
+    Store(&'a StoreError),
+    /// A dispatcher panicked: its merchants would be left without a word, while their events are still taken.
+    #[error("a dispatcher panicked")]
+    Dispatcher,
+}
+
+/// Called once when the process must end, and nothing more is acknowledged.
+pub type Fatal = Arc<dyn Fn(&Downfall<'_>) + Send + Sync>;
+
 /// Everything the engine takes from the world.
 pub struct World {
     /// Time.
@@ -66,7 +83,7 @@ pub struct World {
     pub transport: Arc<dyn Transport>,
     /// Figures.
     pub metrics: Metrics,
-    /// Ends the process when the disk failed.
+    /// Ends the process when it cannot go on.
     pub fatal: Fatal,
     /// Digests of operator keys given by configuration.
     pub operator_digests: Vec<Digest>,
@@ -123,7 +140,7 @@ impl Engine {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
             sink: notice_sink(notices, Arc::clone(&feed)),
-            fatal,
+            fatal: store_fatal(&fatal),
             probes: probes(&metrics),
         };
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir, limits.store, around)?);
@@ -150,7 +167,8 @@ impl Engine {
         let mut tasks = JoinSet::new();
         for ((controls, notices), vitals) in controls_in.into_iter().zip(notices_in).zip(&vitals) {
             let shard = Shard::new(share(&limits.shard, limits.shards), limits.schedule.clone());
-            tasks.spawn(Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices).run());
+            let dispatcher = Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices);
+            tasks.spawn(watched(dispatcher, Arc::clone(&fatal)));
         }
         show_limits(&metrics, limits);
         metrics.ready.set(1.0);
@@ -233,6 +251,22 @@ impl Engine {
         tasks.shutdown().await;
         self.store.close();
     }
+}
+
+/// Runs a dispatcher to its end, in a task of its own, so that a panic is heard of.
+async fn watched(dispatcher: Dispatcher, fatal: Fatal) {
+    let mut task = JoinSet::new();
+    task.spawn(dispatcher.run());
+    if let Some(Err(ended)) = task.join_next().await
+        && ended.is_panic()
+    {
+        fatal(&Downfall::Dispatcher);
+    }
+}
+
+fn store_fatal(fatal: &Fatal) -> StoreFatal {
+    let fatal = Arc::clone(fatal);
+    Arc::new(move |error| fatal(&Downfall::Store(error)))
 }
 
 /// Announces every endpoint to its shard, also deleted ones to which something is still owed.
