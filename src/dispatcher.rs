@@ -16,7 +16,7 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::{
     Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, Location, MerchantId,
-    Outcome, Phases, Status, Timestamp, Verdict, resource_hash,
+    Outcome, Phases, Status, Timestamp, Verdict, fnv1a, resource_hash,
 };
 use crate::pulse::Pulse;
 use crate::registry::Registry;
@@ -477,6 +477,5 @@ fn renewed(event: &Event, location: Location, known: Option<Delivery>, endpoint:
 
 /// The shard of a merchant: the same within one run; nothing on disk depends on it.
 pub fn shard_of(merchant: &MerchantId, shards: usize) -> usize {
-    let hash = crate::model::resource_hash(Some(merchant.as_str()));
-    usize::try_from(hash % shards as u64).expect("there are few shards")
+    usize::try_from(fnv1a(merchant.as_str()) % shards as u64).expect("there are few shards")
 }
