@@ -3,6 +3,8 @@
 //!
 //! Never decides: when, whether and to whom is the shard's. Never waits for the disk.
 
+mod inbox;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,6 +25,8 @@ use crate::registry::Registry;
 use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
 use crate::store::{DuePage, Notice, Settlement, Store, StoreError};
 use crate::transport::{Parcel, Transport};
+
+pub use inbox::{Inbox, Inlet, Limits as InboxLimits, inbox};
 
 /// Notices taken from the channel in one go.
 const NOTICES_MAX: usize = 256;
@@ -132,7 +136,7 @@ pub struct Dispatcher {
     tools: Arc<Tools>,
     vitals: Arc<Vitals>,
     controls: mpsc::UnboundedReceiver<Control>,
-    notices: mpsc::Receiver<Notice>,
+    notices: Inbox,
     work: JoinSet<Done>,
     /// What each running attempt is for, so that one that panics fails alone.
     running: HashMap<task::Id, Delivery>,
@@ -168,7 +172,7 @@ impl Dispatcher {
         tools: Arc<Tools>,
         vitals: Arc<Vitals>,
         controls: mpsc::UnboundedReceiver<Control>,
-        notices: mpsc::Receiver<Notice>,
+        notices: Inbox,
     ) -> Dispatcher {
         Dispatcher {
             shard,
@@ -213,7 +217,7 @@ impl Dispatcher {
             biased;
             Some(control) = self.controls.recv() => Some(Input::Control(control)),
             Some(done) = self.work.join_next_with_id() => Some(Input::Done(done)),
-            taken = self.notices.recv_many(notices, NOTICES_MAX) => (taken > 0).then_some(Input::Notices),
+            taken = self.notices.take(notices, NOTICES_MAX) => (taken > 0).then_some(Input::Notices),
             () = tokio::time::sleep(sleep) => Some(Input::Wake),
         }
     }

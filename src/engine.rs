@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::dispatcher::{Control, Dispatcher, Tools, Vitals, shard_of};
+use crate::dispatcher::{Control, Dispatcher, Inlet, Tools, Vitals, inbox, shard_of};
 use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
@@ -31,13 +31,10 @@ use crate::store::embedded::{EmbeddedStore, Fatal as StoreFatal, Probes, Surroun
 use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
-pub use crate::dispatcher::Resent;
+pub use crate::dispatcher::{InboxLimits, Resent};
 pub use crate::recovery::ResendFault;
 pub use crate::shard::Limits as ShardLimits;
 pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
-
-/// Notices that may wait for a dispatcher before commits wait for it.
-const NOTICES_MAX: usize = 16_384;
 
 /// How often gathered samples of histograms are folded together.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -51,6 +48,8 @@ pub struct Limits {
     pub store: StoreLimits,
     /// Of all shards together.
     pub shard: ShardLimits,
+    /// Of the notices on their way to all dispatchers.
+    pub inbox: InboxLimits,
     /// When what is tried again.
     pub schedule: Schedule,
     /// Of links and sessions.
@@ -133,13 +132,14 @@ impl Engine {
     pub fn start(dir: &Path, limits: &Limits, world: World) -> Result<Engine, StartFault> {
         let World { clock, entropy, transport, metrics, fatal, operator_digests } = world;
         let (controls, controls_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::unbounded_channel()).unzip();
-        let (notices, notices_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::channel(NOTICES_MAX)).unzip();
+        let inbox_limits = limits.inbox.share(limits.shards);
+        let (inlets, inboxes): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| inbox(inbox_limits)).unzip();
         let controls: Arc<[_]> = controls.into();
         let feed = Arc::new(Feed::new(limits.feed));
         let around = Surroundings {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
-            sink: notice_sink(notices, Arc::clone(&feed)),
+            sink: notice_sink(inlets, Arc::clone(&feed)),
             fatal: store_fatal(&fatal),
             probes: probes(&metrics),
         };
@@ -165,7 +165,7 @@ impl Engine {
         });
         let vitals: Vec<Arc<Vitals>> = (0..limits.shards).map(|_| Arc::default()).collect();
         let mut tasks = JoinSet::new();
-        for ((controls, notices), vitals) in controls_in.into_iter().zip(notices_in).zip(&vitals) {
+        for ((controls, notices), vitals) in controls_in.into_iter().zip(inboxes).zip(&vitals) {
             let shard = Shard::new(share(&limits.shard, limits.shards), limits.schedule.clone());
             let dispatcher = Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices);
             tasks.spawn(watched(dispatcher, Arc::clone(&fatal)));
@@ -291,7 +291,7 @@ fn take_up(
     Ok(())
 }
 
-fn notice_sink(notices: Vec<mpsc::Sender<Notice>>, feed: Arc<Feed>) -> NoticeSink {
+fn notice_sink(inlets: Vec<Inlet>, feed: Arc<Feed>) -> NoticeSink {
     Arc::new(move |notice: Notice| {
         let (Notice::Accepted(delivery) | Notice::Settled(delivery)) = &notice;
         let news = match &notice {
@@ -299,8 +299,8 @@ fn notice_sink(notices: Vec<mpsc::Sender<Notice>>, feed: Arc<Feed>) -> NoticeSin
             Notice::Settled(delivery) => News::Changed(delivery.event),
         };
         feed.tell(&delivery.merchant, news);
-        // Refused only when the dispatcher has drained; the outbox keeps what it would have taken.
-        let _ = notices[shard_of(&delivery.merchant, notices.len())].blocking_send(notice);
+        let shard = shard_of(&delivery.merchant, inlets.len());
+        inlets[shard].send(notice);
     })
 }
 
@@ -354,6 +354,8 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("window_per_endpoint", limits.shard.window_per_endpoint_max as f64),
         ("window", limits.shard.window_max as f64),
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
+        ("notices", limits.inbox.notices_max as f64),
+        ("notices_payload_bytes", limits.inbox.payload_bytes_max as f64),
         ("commit_queue", limits.store.queued_max as f64),
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
         ("disk_free_bytes", limits.store.free_bytes_min as f64),

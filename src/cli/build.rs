@@ -10,7 +10,7 @@ use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::dashboard::{self, Dashboard};
-use crate::engine::{self, Engine, ShardLimits, StoreLimits};
+use crate::engine::{self, Engine, InboxLimits, ShardLimits, StoreLimits};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::feed;
 use crate::http::{Hooks, Routes, Server, Tls, TlsError};
@@ -136,6 +136,7 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             payload_bytes_max: delivery.window_payload_bytes_max,
             ..ShardLimits::default()
         },
+        inbox: InboxLimits::default(),
         schedule: Schedule {
             delays_ms: delivery.retry_schedule_ms.clone(),
             jitter: delivery.retry_jitter,

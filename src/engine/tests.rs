@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Downfall, Engine, Limits, World};
+use super::{Downfall, Engine, InboxLimits, Limits, World};
 use crate::clock::SystemClock;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::feed;
@@ -61,6 +61,7 @@ fn limits() -> Limits {
         shards: 2,
         store: StoreLimits { free_bytes_min: 0, reserve_bytes: 0, ..StoreLimits::default() },
         shard: ShardLimits::default(),
+        inbox: InboxLimits::default(),
         schedule: Schedule::default(),
         portal: portal::Limits::default(),
         feed: feed::Limits::default(),

@@ -423,8 +423,8 @@ impl Shard {
 
     /// Leaves the payload to the disk where memory has no room for it.
     fn fit(&self, delivery: &mut Delivery) {
-        if self.totals.payload_bytes + queue::payload_len(delivery) > self.limits.payload_bytes_max {
-            queue::strip(delivery);
+        if self.totals.payload_bytes + delivery.payload_len() > self.limits.payload_bytes_max {
+            delivery.strip();
         }
     }
 
