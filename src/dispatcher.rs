@@ -23,7 +23,7 @@ use crate::model::{
 use crate::pulse::Pulse;
 use crate::registry::Registry;
 use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
-use crate::store::{DuePage, Notice, Settlement, Store, StoreError};
+use crate::store::{DuePage, Notice, Reads, Settlement, Store, StoreError};
 use crate::transport::{Parcel, Transport};
 
 pub use inbox::{Inbox, Inlet, Limits as InboxLimits, inbox};
@@ -81,6 +81,8 @@ pub enum Resent {
 pub struct Tools {
     /// The durable memory.
     pub store: Arc<dyn Store>,
+    /// Its reads: payloads that are not in memory.
+    pub reads: Reads,
     /// The door to the receivers.
     pub transport: Arc<dyn Transport>,
     /// Endpoints as they are now.
@@ -252,14 +254,17 @@ impl Dispatcher {
             };
             let (payload, traceparent) = match delivery.payload {
                 Some(payload) => (payload, delivery.traceparent),
-                None => match tools.store.event(&delivery) {
-                    Ok(event) => (event.payload, event.traceparent),
-                    Err(error) => {
-                        tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
-                        tokio::time::sleep(REREAD_DELAY).await;
-                        return Done::Unmade;
+                None => {
+                    let wanted = delivery.clone();
+                    match tools.reads.read(move |store| store.event(&wanted)).await {
+                        Ok(event) => (event.payload, event.traceparent),
+                        Err(error) => {
+                            tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
+                            tokio::time::sleep(REREAD_DELAY).await;
+                            return Done::Unmade;
+                        }
                     }
-                },
+                }
             };
             let parcel = Parcel {
                 endpoint: Arc::clone(&endpoint),

@@ -28,7 +28,7 @@ use crate::recovery::{self, Recoveries, Resender};
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
 use crate::store::embedded::{EmbeddedStore, Fatal as StoreFatal, Probes, Surroundings};
-use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
+use crate::store::{Backlog, Notice, NoticeSink, Reads, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
 pub use crate::dispatcher::{InboxLimits, Resent};
@@ -50,6 +50,8 @@ pub struct Limits {
     pub shard: ShardLimits,
     /// Of the notices on their way to all dispatchers.
     pub inbox: InboxLimits,
+    /// Reads of the disk at once: by the surfaces, and by the dispatchers.
+    pub reads_max: usize,
     /// When what is tried again.
     pub schedule: Schedule,
     /// Of links and sessions.
@@ -156,6 +158,7 @@ impl Engine {
         let pulse = Arc::new(Pulse::new(clock.now()));
         let tools = Arc::new(Tools {
             store: Arc::clone(&store),
+            reads: Reads::new(Arc::clone(&store), limits.reads_max),
             transport: Arc::clone(&transport),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
@@ -172,12 +175,13 @@ impl Engine {
         }
         show_limits(&metrics, limits);
         metrics.ready.set(1.0);
+        let history = History::new(Reads::new(Arc::clone(&store), limits.reads_max));
         let resender = Resender::new(Arc::clone(&registry), Arc::clone(&controls));
         Ok(Engine {
             outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
-            history: History::new(Arc::clone(&store)),
+            history: history.clone(),
             portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
-            recoveries: Recoveries::new(resender.clone(), History::new(Arc::clone(&store))),
+            recoveries: Recoveries::new(resender.clone(), history),
             resender,
             transport,
             registry,
@@ -356,6 +360,7 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
         ("notices", limits.inbox.notices_max as f64),
         ("notices_payload_bytes", limits.inbox.payload_bytes_max as f64),
+        ("reads", limits.reads_max as f64),
         ("commit_queue", limits.store.queued_max as f64),
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
         ("disk_free_bytes", limits.store.free_bytes_min as f64),

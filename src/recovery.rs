@@ -149,10 +149,10 @@ impl Recoveries {
     }
 
     /// How many events of a period there are, at most [`EVENTS_MAX`].
-    pub fn count(&self, merchant: &MerchantId, period: &Period) -> Result<usize, StoreError> {
+    pub async fn count(&self, merchant: &MerchantId, period: &Period) -> Result<usize, StoreError> {
         let (mut count, mut from) = (0, EventId::floor(period.from));
         loop {
-            let page = self.history.page(&query(merchant, period, from))?;
+            let page = self.history.page(query(merchant, period, from)).await?;
             count += page.items.len();
             match page.items.last().filter(|_| page.more && count < EVENTS_MAX) {
                 Some(last) => from = last.id.after(),
@@ -162,8 +162,8 @@ impl Recoveries {
     }
 
     /// Begins. Must be called inside the runtime.
-    pub fn begin(&self, merchant: &MerchantId, period: Period) -> Result<Result<(), NotBegun>, StoreError> {
-        let total = self.count(merchant, &period)?;
+    pub async fn begin(&self, merchant: &MerchantId, period: Period) -> Result<Result<(), NotBegun>, StoreError> {
+        let total = self.count(merchant, &period).await?;
         if total == 0 {
             return Ok(Err(NotBegun::Nothing));
         }
@@ -237,7 +237,7 @@ async fn run(resender: Resender, history: History, merchant: MerchantId, job: Ar
 async fn pass(resender: &Resender, history: &History, merchant: &MerchantId, job: &Job) -> Result<bool, ResendFault> {
     let mut from = EventId::floor(job.period.from);
     loop {
-        let page = history.page(&query(merchant, &job.period, from))?;
+        let page = history.page(query(merchant, &job.period, from)).await?;
         for item in &page.items {
             if job.is_canceled.load(Ordering::Relaxed) {
                 return Ok(false);

@@ -137,6 +137,7 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             ..ShardLimits::default()
         },
         inbox: InboxLimits::default(),
+        reads_max: 16,
         schedule: Schedule {
             delays_ms: delivery.retry_schedule_ms.clone(),
             jitter: delivery.retry_jitter,

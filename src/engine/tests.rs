@@ -62,6 +62,7 @@ fn limits() -> Limits {
         store: StoreLimits { free_bytes_min: 0, reserve_bytes: 0, ..StoreLimits::default() },
         shard: ShardLimits::default(),
         inbox: InboxLimits::default(),
+        reads_max: 4,
         schedule: Schedule::default(),
         portal: portal::Limits::default(),
         feed: feed::Limits::default(),

@@ -12,6 +12,7 @@ mod index;
 mod journal;
 pub mod memory;
 mod query;
+mod reads;
 pub mod rebuild;
 mod recovery;
 mod retention;
@@ -29,6 +30,8 @@ use crate::model::{
     Attempt, Delivery, Digest, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, EventType, Key, KeyId,
     Location, Merchant, MerchantId, OwnerKind, Status, Timestamp,
 };
+
+pub use reads::Reads;
 
 /// An event that a producer hands in, already routed.
 #[derive(Clone, Debug)]
