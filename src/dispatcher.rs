@@ -4,29 +4,34 @@
 //! Never decides: when, whether and to whom is the shard's. Never waits for the disk.
 
 mod inbox;
+mod resends;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{self, JoinError, JoinSet};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::{
-    Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, Location, MerchantId,
-    Outcome, Phases, Status, Timestamp, Verdict, fnv1a, resource_hash,
+    Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, EventId, MerchantId, Outcome, Phases,
+    Status, Timestamp, Verdict, fnv1a,
 };
 use crate::pulse::Pulse;
 use crate::registry::Registry;
-use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
-use crate::store::{DuePage, Notice, Reads, Settlement, Store, StoreError};
+use crate::shard::{Action, Gate, Page, Settled, Shard};
+use crate::store::{Dossier, DuePage, Notice, Reads, Settlement, Store, StoreError};
 use crate::transport::{Parcel, Transport};
 
 pub use inbox::{Inbox, Inlet, Limits as InboxLimits, inbox};
+pub use resends::{Answer, ResendFault, Resent};
+use resends::{Key, Resends};
 
 /// Notices taken from the channel in one go.
 const NOTICES_MAX: usize = 256;
@@ -57,31 +62,18 @@ pub enum Control {
         merchant: MerchantId,
         /// The event.
         event: EventId,
-        /// Where to, where the event is owed to nobody now.
-        endpoint: EndpointId,
         /// What came of it.
-        answer: oneshot::Sender<Result<Resent, StoreError>>,
+        answer: Answer,
     },
     /// Start nothing more; end once everything under way is recorded.
     Drain,
-}
-
-/// What came of a resend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resent {
-    /// An attempt follows as soon as it is this endpoint's turn.
-    Queued,
-    /// An attempt is under way this moment.
-    UnderWay,
-    /// The merchant has no such event.
-    Unknown,
 }
 
 /// What a dispatcher works with.
 pub struct Tools {
     /// The durable memory.
     pub store: Arc<dyn Store>,
-    /// Its reads: payloads that are not in memory.
+    /// Its reads: payloads that are not in memory, and events to be sent again.
     pub reads: Reads,
     /// The door to the receivers.
     pub transport: Arc<dyn Transport>,
@@ -142,6 +134,7 @@ pub struct Dispatcher {
     work: JoinSet<Done>,
     /// What each running attempt is for, so that one that panics fails alone.
     running: HashMap<task::Id, Delivery>,
+    resends: Resends,
     draining: bool,
 }
 
@@ -156,6 +149,10 @@ enum Done {
     Page {
         endpoint: EndpointId,
         page: Result<DuePage, StoreError>,
+    },
+    Looked {
+        key: Key,
+        found: Box<Result<Option<Dossier>, StoreError>>,
     },
     Disabled,
 }
@@ -184,6 +181,7 @@ impl Dispatcher {
             notices,
             work: JoinSet::new(),
             running: HashMap::new(),
+            resends: Resends::default(),
             draining: false,
         }
     }
@@ -310,11 +308,11 @@ impl Dispatcher {
     fn control(&mut self, control: Control) {
         match control {
             Control::Open { endpoint, merchant, gate, backlog } => self.shard.open(endpoint, merchant, gate, backlog),
-            Control::Resend { merchant, event, endpoint, answer } => {
-                // The one who asked may have gone away; the resend stands.
-                let _ = answer.send(self.resend(&merchant, event, endpoint));
+            Control::Resend { merchant, event, answer } => self.resend(merchant, event, answer),
+            Control::Drain => {
+                self.draining = true;
+                self.resends.end();
             }
-            Control::Drain => self.draining = true,
         }
     }
 
@@ -326,33 +324,29 @@ impl Dispatcher {
         for notice in notices.drain(..) {
             match notice {
                 Notice::Accepted(delivery) => self.shard.accept(delivery),
-                Notice::Settled(delivery) => self.shard.confirm(delivery),
+                Notice::Settled(delivery) => {
+                    self.heard_of(&delivery);
+                    self.shard.confirm(delivery);
+                }
             }
         }
     }
 
     fn done(&mut self, done: Result<(task::Id, Done), JoinError>) {
         let (id, done) = match done {
-            Ok((id, done)) => (id, Some(done)),
-            Err(panicked) => (panicked.id(), None),
+            Ok(done) => done,
+            Err(panicked) => return self.panicked(panicked.id()),
         };
-        match (self.running.remove(&id), done) {
-            (Some(delivery), Some(Done::Attempt { endpoint, attempt })) => {
-                self.settle(&delivery, Some(endpoint), *attempt)
-            }
-            (Some(delivery), Some(_)) => self.shard.give_back(delivery.endpoint, delivery.event),
-            (Some(delivery), None) => {
-                tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
-                let attempt = self.broken(&delivery);
-                self.settle(&delivery, None, attempt);
-            }
-            (None, Some(done)) => self.read_done(done),
-            (None, None) => panic!("reading the outbox panicked: the index is not to be trusted any more"),
-        }
-    }
-
-    fn read_done(&mut self, done: Done) {
         match done {
+            Done::Attempt { endpoint, attempt } => {
+                let delivery = self.ran(id);
+                self.settle(&delivery, Some(endpoint), *attempt);
+            }
+            Done::Unmade => {
+                let delivery = self.ran(id);
+                self.shard.give_back(delivery.endpoint, delivery.event);
+                self.stir(&delivery);
+            }
             Done::Page { endpoint, page: Ok(page) } => {
                 let DuePage { deliveries, more, as_of } = page;
                 self.shard.refill(endpoint, Page { deliveries, more, as_of });
@@ -361,8 +355,21 @@ impl Dispatcher {
                 tracing::error!(%endpoint, %error, "the outbox cannot be read");
                 self.shard.refill_failed(endpoint);
             }
-            Done::Attempt { .. } | Done::Unmade | Done::Disabled => {}
+            Done::Looked { key, found } => self.looked(key, *found),
+            Done::Disabled => {}
         }
+    }
+
+    /// What an attempt that has ended was for.
+    fn ran(&mut self, id: task::Id) -> Delivery {
+        self.running.remove(&id).expect("what ends as an attempt was begun as one")
+    }
+
+    fn panicked(&mut self, id: task::Id) {
+        let delivery = self.running.remove(&id).expect("a read panicked: the index is not to be trusted any more");
+        tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
+        let attempt = self.broken(&delivery);
+        self.settle(&delivery, None, attempt);
     }
 
     /// What is recorded of an attempt that ended in a panic of ours.
@@ -409,25 +416,6 @@ impl Dispatcher {
         });
     }
 
-    /// Makes an event due now, whatever became of it before.
-    fn resend(&mut self, merchant: &MerchantId, event: EventId, endpoint: EndpointId) -> Result<Resent, StoreError> {
-        let Some(dossier) = self.tools.store.dossier(merchant, event)? else { return Ok(Resent::Unknown) };
-        let now = self.tools.clock.now();
-        let delivery = match dossier.delivery {
-            Some(delivery) if delivery.status.is_waiting() => delivery,
-            known => renewed(&dossier.event, dossier.location, known, endpoint),
-        };
-        let delivery = match self.shard.hold(&delivery) {
-            Recall::Busy => return Ok(Resent::UnderWay),
-            Recall::Waiting(delivery) => delivery,
-            Recall::Unknown => delivery,
-        };
-        let status = if delivery.attempts == 0 { Status::Pending } else { Status::Retrying };
-        let attempts_before = delivery.attempts;
-        self.tools.store.settle(Settlement { delivery, attempt: None, status, at: now, due: now, attempts_before });
-        Ok(Resent::Queued)
-    }
-
     fn observe(&self, delivery: &Delivery, attempt: &Attempt, now: Timestamp) {
         let metrics = &self.tools.metrics;
         let accepted_at = delivery.event.accepted_at();
@@ -457,30 +445,6 @@ impl Dispatcher {
         self.vitals.oldest_due_ms.store(oldest.as_ms(), Ordering::Relaxed);
         self.vitals.in_flight.store(figures.in_flight as i64, Ordering::Relaxed);
         self.vitals.windowed.store(figures.windowed as i64, Ordering::Relaxed);
-    }
-}
-
-/// The delivery as which an event is owed anew, after its last state was a final one.
-fn renewed(event: &Event, location: Location, known: Option<Delivery>, endpoint: EndpointId) -> Delivery {
-    match known {
-        Some(delivery) => Delivery { endpoint, ..delivery },
-        None => Delivery {
-            event: event.id,
-            endpoint,
-            merchant: event.merchant.clone(),
-            event_type: event.event_type,
-            resource: resource_hash(event.resource_id.as_deref()),
-            sequence: event.sequence,
-            location,
-            written: location,
-            last_attempt: None,
-            attempts: 0,
-            attempts_before: 0,
-            status: Status::Skipped,
-            due: event.id.accepted_at(),
-            payload: None,
-            traceparent: None,
-        },
     }
 }
 

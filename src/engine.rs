@@ -31,8 +31,7 @@ use crate::store::embedded::{EmbeddedStore, Fatal as StoreFatal, Probes, Surroun
 use crate::store::{Backlog, Notice, NoticeSink, Reads, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
-pub use crate::dispatcher::{InboxLimits, Resent};
-pub use crate::recovery::ResendFault;
+pub use crate::dispatcher::{InboxLimits, ResendFault, Resent};
 pub use crate::shard::Limits as ShardLimits;
 pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
 
@@ -358,6 +357,9 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("window_per_endpoint", limits.shard.window_per_endpoint_max as f64),
         ("window", limits.shard.window_max as f64),
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
+        ("settling", limits.shard.settling_max as f64),
+        ("pages", limits.shard.refills_max as f64),
+        ("page_deliveries", limits.shard.page_max as f64),
         ("notices", limits.inbox.notices_max as f64),
         ("notices_payload_bytes", limits.inbox.payload_bytes_max as f64),
         ("reads", limits.reads_max as f64),

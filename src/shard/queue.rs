@@ -134,8 +134,11 @@ impl Queue {
 
     /// Takes one delivery out of the window, whatever its place.
     pub(super) fn recall(&mut self, event: EventId) -> Recall {
-        if self.in_flight.contains_key(&event) || self.settling.contains(&event) {
-            return Recall::Busy;
+        if self.in_flight.contains_key(&event) {
+            return Recall::InFlight;
+        }
+        if self.settling.contains(&event) {
+            return Recall::Settling;
         }
         let Some(key) = self.keys.get(&event).copied() else { return Recall::Unknown };
         let delivery = self.remove(key).expect("every event in the window has its key there");

@@ -117,6 +117,13 @@ pub struct Settlement {
     pub attempts_before: u32,
 }
 
+impl Settlement {
+    /// Whether somebody waits for it: who resends is answered once it is durable.
+    fn is_awaited(&self) -> bool {
+        self.attempt.is_none() && self.status.is_waiting()
+    }
+}
+
 /// A change of what is configured. A list of changes is applied whole or not at all.
 #[derive(Clone, Debug)]
 pub enum Change {
