@@ -25,7 +25,7 @@ use crate::model::{
 };
 use crate::pulse::Pulse;
 use crate::registry::Registry;
-use crate::shard::{Action, Gate, Page, Settled, Shard};
+use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
 use crate::store::{Dossier, DuePage, Notice, Reads, Settlement, Store, StoreError};
 use crate::transport::{Parcel, Transport};
 
@@ -41,6 +41,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// How long what could not be read is left alone.
 const REREAD_DELAY: Duration = Duration::from_millis(200);
+
+/// How long an event whose payload cannot be read is left alone: a quarter of its age, within these bounds.
+const PUT_OFF_MS_MIN: u64 = 1_000;
+const PUT_OFF_MS_MAX: u64 = 15 * 60 * 1_000;
 
 /// What the rest of the product asks of a dispatcher.
 #[derive(Debug)]
@@ -144,8 +148,10 @@ enum Done {
         endpoint: Arc<Endpoint>,
         attempt: Box<Attempt>,
     },
-    /// Nothing was sent: the endpoint is gone, or the payload cannot be read.
+    /// Nothing was sent: the endpoint is gone.
     Unmade,
+    /// Nothing was sent: the payload cannot be read.
+    Unreadable,
     Page {
         endpoint: EndpointId,
         page: Result<DuePage, StoreError>,
@@ -258,8 +264,7 @@ impl Dispatcher {
                         Ok(event) => (event.payload, event.traceparent),
                         Err(error) => {
                             tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
-                            tokio::time::sleep(REREAD_DELAY).await;
-                            return Done::Unmade;
+                            return Done::Unreadable;
                         }
                     }
                 }
@@ -347,6 +352,10 @@ impl Dispatcher {
                 self.shard.give_back(delivery.endpoint, delivery.event);
                 self.stir(&delivery);
             }
+            Done::Unreadable => {
+                let delivery = self.ran(id);
+                self.put_off(delivery);
+            }
             Done::Page { endpoint, page: Ok(page) } => {
                 let DuePage { deliveries, more, as_of } = page;
                 self.shard.refill(endpoint, Page { deliveries, more, as_of });
@@ -370,6 +379,23 @@ impl Dispatcher {
         tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
         let attempt = self.broken(&delivery);
         self.settle(&delivery, None, attempt);
+    }
+
+    /// A delivery whose payload cannot be read waits longer and longer, so that others of its endpoint go on. No
+    /// attempt was made, so none is counted and none is recorded.
+    fn put_off(&mut self, delivery: Delivery) {
+        self.tools.metrics.unreadable.increment(1);
+        self.shard.give_back(delivery.endpoint, delivery.event);
+        let delivery = match self.shard.hold(&delivery) {
+            Recall::Waiting(delivery) => delivery,
+            Recall::Unknown => delivery,
+            Recall::InFlight | Recall::Settling => unreachable!("it was given back this moment"),
+        };
+        let now = self.tools.clock.now();
+        let age_ms = now.since_ms(delivery.event.accepted_at());
+        let due = now.plus_ms((age_ms / 4).clamp(PUT_OFF_MS_MIN, PUT_OFF_MS_MAX));
+        let (status, attempts_before) = (delivery.status, delivery.attempts_before);
+        self.tools.store.settle(Settlement { delivery, attempt: None, status, at: now, due, attempts_before });
     }
 
     /// What is recorded of an attempt that ended in a panic of ours.

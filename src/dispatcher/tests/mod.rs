@@ -5,6 +5,7 @@
 mod resending;
 mod trying;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -60,6 +61,7 @@ struct Weak {
     /// Settlements are stopped.
     is_slow: AtomicBool,
     stopped: Mutex<Vec<Settlement>>,
+    unreadable: Mutex<BTreeSet<EventId>>,
     /// Threads that read what may wait for the disk.
     readers: Mutex<Vec<ThreadId>>,
 }
@@ -78,6 +80,7 @@ impl Weak {
             store: EmbeddedStore::open(dir, limits, around).expect("the store opens"),
             is_slow: AtomicBool::new(false),
             stopped: Mutex::default(),
+            unreadable: Mutex::default(),
             readers: Mutex::default(),
         }
     }
@@ -138,6 +141,9 @@ impl Store for Weak {
     }
 
     fn event(&self, delivery: &Delivery) -> Result<Event, StoreError> {
+        if lock(&self.unreadable).contains(&delivery.event) {
+            return Err(StoreError::Corrupt("planted".into()));
+        }
         self.reads().event(delivery)
     }
 
@@ -196,6 +202,7 @@ struct Scene {
     store: Arc<Weak>,
     receivers: Arc<Receivers>,
     registry: Arc<Registry>,
+    metrics: Metrics,
     merchant: MerchantId,
     controls: mpsc::UnboundedSender<Control>,
     _dispatcher: JoinSet<()>,
@@ -213,7 +220,7 @@ impl Scene {
         let sink = endpoint_sink(controls.clone());
         let registry = Registry::new(store.clone(), clock.clone(), entropy.clone(), sink, Vec::new());
         let registry = Arc::new(registry.expect("readable"));
-        let receivers = Arc::new(Receivers::default());
+        let (metrics, receivers) = (Metrics::new(), Arc::new(Receivers::default()));
         let tools = Tools {
             store: store.clone(),
             reads: Reads::new(store.clone(), 4),
@@ -222,14 +229,14 @@ impl Scene {
             pulse: Arc::new(Pulse::new(clock.now())),
             clock,
             entropy,
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
         };
         let shard = Shard::new(limits, Schedule { delays_ms, jitter: 0.0, ..Schedule::default() });
         let mut dispatcher = JoinSet::new();
         dispatcher.spawn(Dispatcher::new(shard, Arc::new(tools), Arc::default(), controls_in, inbox).run());
         let merchant: MerchantId = "acme".parse().expect("an id");
         registry.put_merchant(&merchant, None).await.expect("the store takes it");
-        Scene { store, receivers, registry, merchant, controls, _dispatcher: dispatcher, _dir: dir }
+        Scene { store, receivers, registry, metrics, merchant, controls, _dispatcher: dispatcher, _dir: dir }
     }
 
     /// Sets the merchant's config.

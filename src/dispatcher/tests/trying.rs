@@ -4,10 +4,45 @@
 
 use std::thread;
 
-use super::{Scene, answer, lock};
+use super::{Scene, answer, eventually, lock};
 use crate::dispatcher::Resent;
 use crate::model::Status;
 use crate::shard::Limits;
+
+#[tokio::test]
+async fn events_that_cannot_be_read_hold_nobody_up_and_leave_no_false_history() {
+    // No payload stays in memory, and the unreadable ones could take every place.
+    let limits = Limits { in_flight_per_endpoint_max: 2, payload_bytes_max: 0, ..Limits::default() };
+    let scene = Scene::set(Vec::new(), limits).await;
+    scene.configure(false).await;
+    let mut events = Vec::new();
+    for _ in 0..4 {
+        events.push(scene.accept().await);
+    }
+    let [one, two, three, four] = events[..] else { unreachable!("there are four") };
+    lock(&scene.store.unreadable).extend([one, two]);
+    let endpoint = scene.configure(true).await;
+    for event in [three, four] {
+        scene.wait_for_status(event, Status::Delivered).await;
+    }
+    for event in [one, two] {
+        let was_due = event.accepted_at();
+        let is_put_off = || Some(scene.dossier(event)).filter(|d| d.item.next_attempt_at > Some(was_due));
+        let dossier = eventually("it is put off", is_put_off).await;
+        assert_eq!((dossier.item.status, dossier.item.attempts), (Status::Pending, 0), "no attempt was made");
+        assert!(dossier.attempts.is_empty());
+    }
+    let put_off = |line: &&str| line.starts_with("posthaste_payloads_unreadable_total ");
+    let text = scene.metrics.render();
+    assert!(text.lines().find(put_off).is_some_and(|line| !line.ends_with(" 0")), "{text}");
+    lock(&scene.store.unreadable).clear();
+    for event in [one, two] {
+        assert_eq!(answer(scene.resend(event)).await, Resent::Queued);
+        scene.wait_for_status(event, Status::Delivered).await;
+    }
+    let numbers: Vec<_> = scene.receivers.sent().iter().map(|(_, at, number)| (*at, *number)).collect();
+    assert_eq!(numbers, [(endpoint, 1); 4]);
+}
 
 #[tokio::test]
 async fn no_worker_of_the_runtime_waits_for_the_disk() {
