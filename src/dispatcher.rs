@@ -413,20 +413,22 @@ impl Dispatcher {
 
     fn settle(&mut self, delivery: &Delivery, endpoint: Option<Arc<Endpoint>>, attempt: Attempt) {
         let now = self.tools.clock.now();
-        self.observe(delivery, &attempt, now);
+        // The outcome was known with the head of the answer; reading its body came after.
+        let answered_at = attempt.started_at.plus_ms(attempt.duration_ms.into());
+        self.observe(delivery, endpoint.as_deref(), &attempt, now);
         let chance = self.tools.entropy.unit();
         let Settled { delivery, verdict, attempts, disable } =
             self.shard.settle(now, delivery.endpoint, delivery.event, &attempt.outcome, chance);
         assert_eq!(attempts, attempt.number, "attempts are counted once");
-        let (status, due) = match verdict {
-            Verdict::Delivered => (Status::Delivered, delivery.due),
-            Verdict::RetryAt(due) => (Status::Retrying, due),
-            Verdict::Failed => (Status::Failed, delivery.due),
-            Verdict::Canceled => (Status::Canceled, delivery.due),
+        let (status, at, due) = match verdict {
+            Verdict::Delivered => (Status::Delivered, answered_at, delivery.due),
+            Verdict::RetryAt(due) => (Status::Retrying, now, due),
+            Verdict::Failed => (Status::Failed, now, delivery.due),
+            Verdict::Canceled => (Status::Canceled, now, delivery.due),
         };
         self.tools.metrics.settled(status);
         let attempts_before = delivery.attempts_before;
-        self.tools.store.settle(Settlement { delivery, attempt: Some(attempt), status, at: now, due, attempts_before });
+        self.tools.store.settle(Settlement { delivery, attempt: Some(attempt), status, at, due, attempts_before });
         if let (Some(reason), Some(endpoint)) = (disable, endpoint) {
             self.disable(endpoint, reason);
         }
@@ -442,17 +444,21 @@ impl Dispatcher {
         });
     }
 
-    fn observe(&self, delivery: &Delivery, attempt: &Attempt, now: Timestamp) {
+    fn observe(&self, delivery: &Delivery, endpoint: Option<&Endpoint>, attempt: &Attempt, now: Timestamp) {
         let metrics = &self.tools.metrics;
         let accepted_at = delivery.event.accepted_at();
         metrics.attempted(attempt.outcome.error());
         self.tools.pulse.beat(&delivery.merchant, now, attempt.outcome.error().is_none(), attempt.duration_ms);
         metrics.attempt_seconds.record(f64::from(attempt.duration_ms) / 1000.0);
-        if attempt.number == 1 {
+        // What was resent, or kept for a config that was changed meanwhile, says nothing of the way from acceptance.
+        let was_free =
+            endpoint.is_some_and(|endpoint| endpoint.updated_at <= accepted_at) && delivery.due <= accepted_at;
+        if attempt.number == 1 && was_free {
             metrics.first_attempt_seconds.record(attempt.started_at.since_ms(accepted_at) as f64 / 1000.0);
         }
         if attempt.outcome.error().is_none() {
-            metrics.delivery_seconds.record(now.since_ms(accepted_at) as f64 / 1000.0);
+            let answered_at = attempt.started_at.plus_ms(attempt.duration_ms.into());
+            metrics.delivery_seconds.record(answered_at.since_ms(accepted_at) as f64 / 1000.0);
         }
         tracing::debug!(
             event = %delivery.event,

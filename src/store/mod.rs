@@ -109,7 +109,7 @@ pub struct Settlement {
     pub attempt: Option<Attempt>,
     /// The new status.
     pub status: Status,
-    /// When this was decided: `delivered_at` for a delivery.
+    /// When this was decided; where it was delivered, when the head of the answer came: `delivered_at`.
     pub at: Timestamp,
     /// The new due time; read only where `status` is a waiting one.
     pub due: Timestamp,

@@ -5,9 +5,14 @@
 use std::thread;
 
 use super::{Scene, answer, eventually, lock};
+use crate::clock::{Clock, SystemClock};
 use crate::dispatcher::Resent;
-use crate::model::Status;
+use crate::model::{Status, Timestamp};
 use crate::shard::Limits;
+
+async fn time_after(moment: Timestamp) {
+    eventually("time", || (SystemClock.now() > moment).then_some(())).await;
+}
 
 #[tokio::test]
 async fn events_that_cannot_be_read_hold_nobody_up_and_leave_no_false_history() {
@@ -59,4 +64,42 @@ async fn no_worker_of_the_runtime_waits_for_the_disk() {
     let readers = lock(&scene.store.readers).clone();
     assert!(readers.len() >= 4, "pages, payloads and the event that was resent were read: {readers:?}");
     assert!(!readers.contains(&thread::current().id()), "this thread runs the dispatcher");
+}
+
+#[tokio::test]
+async fn an_event_is_delivered_when_the_head_of_the_answer_comes() {
+    let scene = Scene::set(Vec::new(), Limits::default()).await;
+    scene.configure(true).await;
+    scene.receivers.is_silent.send_replace(true);
+    let event = scene.accept().await;
+    scene.wait_for_sent(1).await;
+    // The body drags on.
+    time_after(SystemClock.now().plus_ms(20)).await;
+    scene.receivers.is_silent.send_replace(false);
+    let dossier = scene.wait_for_status(event, Status::Delivered).await;
+    let attempt = &dossier.attempts[0];
+    assert_eq!(dossier.item.delivered_at, Some(attempt.started_at.plus_ms(attempt.duration_ms.into())));
+}
+
+#[tokio::test]
+async fn the_way_to_the_first_attempt_is_measured_only_where_nothing_stood_in_it() {
+    let scene = Scene::set(Vec::new(), Limits::default()).await;
+    let measured = |count: u64| {
+        let line = format!("posthaste_first_attempt_latency_seconds_count {count}");
+        let text = scene.metrics.render();
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    };
+    let skipped = scene.accept().await;
+    scene.configure(false).await;
+    let paused = scene.accept().await;
+    // What is resent or resumed in the very millisecond of its acceptance did not wait.
+    time_after(paused.accepted_at()).await;
+    scene.configure(true).await;
+    scene.wait_for_status(paused, Status::Delivered).await;
+    assert_eq!(answer(scene.resend(skipped)).await, Resent::Queued);
+    scene.wait_for_status(skipped, Status::Delivered).await;
+    measured(0);
+    let prompt = scene.accept().await;
+    scene.wait_for_status(prompt, Status::Delivered).await;
+    measured(1);
 }
