@@ -359,7 +359,7 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
         ("settling", limits.shard.settling_max as f64),
         ("pages", limits.shard.refills_max as f64),
-        ("page_deliveries", limits.shard.page_max as f64),
+        ("page", limits.shard.page_max as f64),
         ("notices", limits.inbox.notices_max as f64),
         ("notices_payload_bytes", limits.inbox.payload_bytes_max as f64),
         ("reads", limits.reads_max as f64),
