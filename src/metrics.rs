@@ -87,6 +87,8 @@ pub struct Metrics {
     pub endpoints_failing: Gauge,
     /// Endpoints that the product switched off.
     pub endpoints_disabled: Gauge,
+    /// Attempts that were not made because the payload could not be read.
+    pub unreadable: Counter,
     /// From the beginning of an attempt to its outcome.
     pub attempt_seconds: Histogram,
     /// From acceptance to the 2xx head.
@@ -160,6 +162,10 @@ impl Metrics {
             excused: of.counter("posthaste_attempts_excused_total", "Attempts not made for a fault of this host"),
             endpoints_failing: of.gauge("posthaste_endpoints_failing", "Endpoints with nothing but failures for long"),
             endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
+            unreadable: of.counter(
+                "posthaste_payloads_unreadable_total",
+                "Attempts put off because the payload could not be read from the journal",
+            ),
             attempt_seconds: of.seconds("posthaste_attempt_duration_seconds", "From an attempt's start to its outcome"),
             delivery_seconds: of.seconds("posthaste_delivery_latency_seconds", "From acceptance to the 2xx answer"),
             first_attempt_seconds: of

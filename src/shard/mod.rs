@@ -123,8 +123,10 @@ pub struct Settled {
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Recall {
-    /// An attempt is in flight, or its last change is not yet confirmed. Nothing was done.
-    Busy,
+    /// An attempt is in flight. Nothing was done.
+    InFlight,
+    /// Its last change is not yet confirmed. Nothing was done.
+    Settling,
     /// It was waiting. It is taken out and counts as settling until it is confirmed.
     Waiting(Delivery),
     /// It is not in memory.
@@ -287,7 +289,8 @@ impl Shard {
     }
 
     /// The store has recorded a change of a delivery that settles; `delivery` is its new state, which may
-    /// be a final one. Whoever recalled or held a delivery and then leaves it alone confirms its old state.
+    /// be a final one. Whoever recalled a delivery that waited and then leaves it alone confirms its old state;
+    /// what was held is always changed, since nothing may have been told of it yet, nor of what comes before it.
     pub fn confirm(&mut self, mut delivery: Delivery) {
         let endpoint = delivery.endpoint;
         self.fit(&mut delivery);
@@ -326,7 +329,7 @@ impl Shard {
 
     /// `recall` for a delivery that the caller has looked up because it was `Unknown`. `Unknown` now
     /// means that it counts as settling until it is confirmed. Until this call its state could change, so
-    /// what is settled next is its state as looked up after it.
+    /// what is settled next is its state as looked up after it, or before it where nothing was told of it since.
     pub fn hold(&mut self, delivery: &Delivery) -> Recall {
         let queue = self.queue_or_closed(delivery);
         let recall = queue.recall(delivery.event);
@@ -465,8 +468,8 @@ impl Shard {
 
     /// Leaves the payload to the disk where memory has no room for it.
     fn fit(&self, delivery: &mut Delivery) {
-        if self.totals.payload_bytes + queue::payload_len(delivery) > self.limits.payload_bytes_max {
-            queue::strip(delivery);
+        if self.totals.payload_bytes + delivery.payload_len() > self.limits.payload_bytes_max {
+            delivery.strip();
         }
     }
 

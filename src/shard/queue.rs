@@ -241,8 +241,11 @@ impl Queue {
 
     /// Takes one delivery out of the window, whatever its place.
     pub(super) fn recall(&mut self, event: EventId) -> Recall {
-        if self.in_flight.contains_key(&event) || self.settling.contains(&event) {
-            return Recall::Busy;
+        if self.in_flight.contains_key(&event) {
+            return Recall::InFlight;
+        }
+        if self.settling.contains(&event) {
+            return Recall::Settling;
         }
         let Some(key) = self.keys.get(&event).copied() else { return Recall::Unknown };
         let delivery = self.take(key);
@@ -289,7 +292,7 @@ impl Queue {
             assert!(delivery.key() >= refill.from, "a page begins where it was asked to");
             let stale = refill.postponed.contains(&delivery.event) || self.contains(delivery.event);
             if !stale && self.is_below_bound(delivery.key()) {
-                strip(&mut delivery);
+                delivery.strip();
                 self.insert(delivery);
             }
         }
@@ -495,7 +498,7 @@ impl Queue {
     }
 
     fn enlist(&mut self, delivery: &Delivery) {
-        self.payload_bytes += payload_len(delivery);
+        self.payload_bytes += delivery.payload_len();
         let before = self.keys.insert(delivery.event, delivery.key());
         assert!(before.is_none(), "a delivery is in one place only");
         let ordered = self.order.is_some();
@@ -508,7 +511,7 @@ impl Queue {
         self.keys.remove(&delivery.event);
         self.firsts.remove(&key);
         self.retries.remove(&key);
-        self.payload_bytes -= payload_len(&delivery);
+        self.payload_bytes -= delivery.payload_len();
         Some(delivery)
     }
 }
@@ -516,16 +519,6 @@ impl Queue {
 /// Whether a delivery counts as a first attempt. One that was moved behind another has had its turn.
 fn is_first(delivery: &Delivery, ordered: bool) -> bool {
     delivery.attempts == 0 && !(ordered && is_parked(delivery))
-}
-
-/// Leaves the payload to the disk.
-pub(super) fn strip(delivery: &mut Delivery) {
-    delivery.payload = None;
-    delivery.traceparent = None;
-}
-
-pub(super) fn payload_len(delivery: &Delivery) -> usize {
-    delivery.payload.as_ref().map_or(0, |payload| payload.len())
 }
 
 /// The key that follows `key` immediately.

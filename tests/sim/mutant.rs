@@ -86,7 +86,7 @@ pub(crate) const BUGS: [(Bug, &[&str]); 42] = [
     (Bug::ExceedsAnEndpoint, &["limits:"]),
     (Bug::ExceedsSettling, &["limits:"]),
     (Bug::LetsOneMerchantWait, &["drains:", "fairness:"]),
-    (Bug::LosesWhatIsGivenBack, &["figures:"]),
+    (Bug::LosesWhatIsGivenBack, &["figures:", "recall:"]),
     (Bug::HoldsWhatIsUnderWay, &["recall:"]),
     (Bug::WakesLate, &["drains:", "wakes:"]),
     (Bug::WakesForNothing, &["wakes:"]),
@@ -179,7 +179,7 @@ impl Mutant {
     /// What is said of something under way.
     fn recall_of(&self, recall: Recall) -> Recall {
         match (self.bug, recall) {
-            (Bug::HoldsWhatIsUnderWay, Recall::Busy) => Recall::Unknown,
+            (Bug::HoldsWhatIsUnderWay, Recall::InFlight | Recall::Settling) => Recall::Unknown,
             (_, recall) => recall,
         }
     }

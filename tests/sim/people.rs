@@ -56,8 +56,8 @@ impl World {
         let recall = self.shard().recall(endpoint, event);
         self.recalled(endpoint, event, &recall);
         match recall {
-            Recall::Busy => {}
-            Recall::Waiting(delivery) => self.move_on(delivery),
+            Recall::InFlight | Recall::Settling => {}
+            Recall::Waiting(delivery) => self.taken_out(delivery),
             Recall::Unknown => {
                 let in_ms = self.dice.between(0, 100);
                 self.book(in_ms, Happening::LookUp { life: self.life, event });

@@ -48,4 +48,5 @@ seen!(
     expired,
     moved,
     excused,
+    put_off,
 );

@@ -135,9 +135,30 @@ impl World {
         if ours {
             self.oracle.seen.excused += 1;
             self.shard().excuse(now, endpoint, event);
-        } else {
-            self.shard().give_back(endpoint, event);
+            return;
         }
+        self.shard().give_back(endpoint, event);
+        if self.dice.one_in(2) {
+            self.put_off(delivery);
+        }
+    }
+
+    /// The payload cannot be read: the delivery is due later.
+    fn put_off(&mut self, delivery: &Delivery) {
+        let recall = self.shard().hold(delivery);
+        self.recalled(delivery.endpoint, delivery.event, &recall);
+        let delivery = match recall {
+            Recall::Waiting(delivery) => delivery,
+            Recall::Unknown => {
+                self.oracle.held(delivery);
+                delivery.clone()
+            }
+            Recall::InFlight | Recall::Settling => unreachable!("it was given back this moment"),
+        };
+        self.oracle.seen.put_off += 1;
+        let later_ms = self.dice.between(1_000, 5_000);
+        let due = self.now().plus_ms(later_ms);
+        self.move_to(delivery, due);
     }
 
     /// The page is read now and comes later; one in a while cannot be read.
@@ -195,8 +216,8 @@ impl World {
         let recall = self.shard().hold(&asked);
         self.recalled(asked.endpoint, event, &recall);
         match recall {
-            Recall::Busy => {}
-            Recall::Waiting(delivery) => self.move_on(delivery),
+            Recall::InFlight | Recall::Settling => {}
+            Recall::Waiting(delivery) => self.taken_out(delivery),
             Recall::Unknown => {
                 self.oracle.held(&asked);
                 self.move_on(asked);
@@ -206,7 +227,8 @@ impl World {
 
     pub(super) fn recalled(&mut self, endpoint: EndpointId, event: EventId, recall: &Recall) {
         let found = match recall {
-            Recall::Busy => "busy",
+            Recall::InFlight => "in flight",
+            Recall::Settling => "settling",
             Recall::Waiting(_) => "waiting",
             Recall::Unknown => "unknown",
         };
@@ -214,14 +236,19 @@ impl World {
         self.oracle.recalled(&self.outbox, endpoint, event, recall);
     }
 
-    /// A delivery that is recalled or held is resent, canceled by hand, or left alone after all.
-    pub(super) fn move_on(&mut self, delivery: Delivery) {
-        let choice = self.dice.below(4);
-        if choice == 0 {
+    /// A delivery that waited is moved, or left alone after all.
+    pub(super) fn taken_out(&mut self, delivery: Delivery) {
+        if self.dice.one_in(4) {
             let in_ms = self.dice.between(0, 500);
-            return self.book(in_ms, Happening::LetGo { life: self.life, delivery });
+            self.book(in_ms, Happening::LetGo { life: self.life, delivery });
+        } else {
+            self.move_on(delivery);
         }
-        let canceled = choice == 1 && delivery.status.is_waiting();
+    }
+
+    /// A delivery that is recalled or held is resent, or canceled by hand.
+    fn move_on(&mut self, delivery: Delivery) {
+        let canceled = self.dice.one_in(3) && delivery.status.is_waiting();
         let waiting = if delivery.attempts == 0 { Status::Pending } else { Status::Retrying };
         let (attempts, due) = (delivery.attempts, self.now());
         let attempts_before = if canceled { delivery.attempts_before } else { attempts };
@@ -269,9 +296,14 @@ impl World {
     }
 
     fn move_behind(&mut self, delivery: Delivery, due: Timestamp) {
-        let Delivery { endpoint, event, status, attempts, attempts_before, .. } = delivery;
+        let Delivery { endpoint, event, .. } = delivery;
         self.history.note(self.now(), Step::Move { endpoint, event, due });
         self.oracle.moved(&self.outbox, &delivery, due);
+        self.move_to(delivery, due);
+    }
+
+    fn move_to(&mut self, delivery: Delivery, due: Timestamp) {
+        let Delivery { status, attempts, attempts_before, .. } = delivery;
         let settlement = Settlement { delivery, status, due, attempts, attempts_before, attempted: false };
         self.outbox.submit(Write::Settle(settlement));
         self.book_commit();
