@@ -93,6 +93,8 @@ fn wrong_events_are_refused_by_field_and_nothing_is_stored() {
             (event(json!({ "Type": "card_state" })), 422, "unknown_field", Some("Type")),
         ],
     );
+    let crowd: serde_json::Map<String, Value> = (0..10_000).map(|n| (format!("m{n}"), json!(0))).collect();
+    each(&mut producer, "POST", "/v1/events", &[(Value::Object(crowd), 422, "too_many_fields", Some(""))]);
     assert_eq!(events_stored(&appliance), 0.0);
     let both = producer.post("/v1/events", &json!({ "type": 1, "data": 2, "extra": 3 })).expect(422);
     assert_eq!(both["errors"].as_array().expect("a list").len(), 3, "all faults are told together: {both}");
