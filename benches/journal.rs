@@ -155,7 +155,7 @@ impl Subject {
             url: "https://example.com/".into(),
             event_types: EventTypes::EVERY,
             secret: None,
-            old_secret: None,
+            old_secrets: Vec::new(),
             state: EndpointState::Active,
             created_at: Timestamp::ZERO,
             updated_at: Timestamp::ZERO,

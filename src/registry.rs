@@ -308,14 +308,14 @@ impl Registry {
     fn configured(&self, merchant: &MerchantId, known: Option<&Endpoint>, config: Config) -> Endpoint {
         let now = self.clock.now();
         let old_state = known.map(|endpoint| endpoint.state);
-        let (secret, old_secret) = self.secrets(known, config.secret, config.secret_grace_ms);
+        let (secret, old_secrets) = self.secrets(known, config.secret, config.secret_grace_ms);
         let endpoint = Endpoint {
             id: known.map_or_else(|| EndpointId(self.new_number()), |endpoint| endpoint.id),
             merchant: merchant.clone(),
             url: config.url,
             event_types: config.event_types,
             secret,
-            old_secret,
+            old_secrets,
             state: match (config.enabled, old_state) {
                 (true, _) => EndpointState::Active,
                 // Switching off what is switched off already keeps the reason.
@@ -328,22 +328,29 @@ impl Registry {
         if known == Some(&endpoint) { endpoint } else { Endpoint { updated_at: now, ..endpoint } }
     }
 
+    /// The secret that signs from now on, and those that go on signing beside it. A grace that has begun goes on when
+    /// the secret is replaced once more: a receiver may still hold the one before the last.
     fn secrets(
         &self,
         known: Option<&Endpoint>,
         change: SecretChange,
         grace_ms: u64,
-    ) -> (Option<Secret>, Option<OldSecret>) {
+    ) -> (Option<Secret>, Vec<OldSecret>) {
         let now = self.clock.now();
         let current = known.and_then(|endpoint| endpoint.secret.clone());
-        let graceful = known.and_then(|endpoint| endpoint.old_secret.clone()).filter(|old| now < old.until);
+        let mut old: Vec<OldSecret> =
+            known.map_or_else(Vec::new, |endpoint| endpoint.old_secrets_at(now).cloned().collect());
         match change {
-            SecretChange::Keep => (current, graceful),
-            SecretChange::Remove => (None, None),
-            SecretChange::Replace(secret) if current.as_ref() == Some(&secret) => (current, graceful),
+            SecretChange::Keep => (current, old),
+            SecretChange::Remove => (None, Vec::new()),
+            // Who asks for no grace asks that nothing but this secret signs.
+            SecretChange::Replace(secret) if grace_ms == 0 => (Some(secret), Vec::new()),
+            SecretChange::Replace(secret) if current.as_ref() == Some(&secret) => (current, old),
             SecretChange::Replace(secret) => {
-                let old = current.filter(|_| grace_ms > 0);
-                (Some(secret), old.map(|secret| OldSecret { secret, until: now.plus_ms(grace_ms) }))
+                old.retain(|old| old.secret != secret);
+                old.extend(current.map(|secret| OldSecret { secret, until: now.plus_ms(grace_ms) }));
+                old.drain(..old.len().saturating_sub(Endpoint::OLD_SECRETS_MAX));
+                (Some(secret), old)
             }
         }
     }

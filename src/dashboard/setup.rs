@@ -49,7 +49,7 @@ struct Known {
     reason: Option<&'static str>,
     is_active: bool,
     secret_hint: Option<String>,
-    old_secret_until: Option<String>,
+    old_secrets_until: Vec<String>,
     /// Of the receiver, and whether it must be renewed soon.
     certificate: Option<(String, bool)>,
     created: String,
@@ -265,7 +265,7 @@ fn boxes(is_chosen: impl Fn(EventType) -> bool) -> Vec<Choice> {
 impl Known {
     fn of(dashboard: &Dashboard, endpoint: &Endpoint) -> Known {
         let now = dashboard.clock.now();
-        let old = endpoint.old_secret.as_ref().filter(|old| now < old.until && endpoint.secret.is_some());
+        let old = endpoint.old_secrets_at(now).filter(|_| endpoint.secret.is_some());
         Known {
             url: endpoint.url.to_string(),
             state: endpoint.state.as_str(),
@@ -284,7 +284,7 @@ impl Known {
             },
             is_active: endpoint.state == EndpointState::Active,
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
-            old_secret_until: old.map(|old| words::moment(old.until)),
+            old_secrets_until: old.map(|old| words::moment(old.until)).collect(),
             certificate: dashboard.engine.certificate_not_after(endpoint).map(|not_after| {
                 let text = format!("{} ({})", &words::moment(not_after)[..10], words::distance(not_after, now));
                 (text, not_after.since_ms(now) < CERTIFICATE_SOON_MS)

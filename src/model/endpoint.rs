@@ -118,7 +118,7 @@ impl EndpointState {
     }
 }
 
-/// The secret before the current one, which still signs for a while.
+/// A secret before the current one, which still signs for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldSecret {
     /// The replaced secret.
@@ -140,8 +140,9 @@ pub struct Endpoint {
     pub event_types: EventTypes,
     /// Signs every request, where set.
     pub secret: Option<Secret>,
-    /// Signs beside `secret` until its grace ends.
-    pub old_secret: Option<OldSecret>,
+    /// Each signs beside `secret` until its grace ends. The one replaced first stands first; at most
+    /// [`Endpoint::OLD_SECRETS_MAX`].
+    pub old_secrets: Vec<OldSecret>,
     /// Whether deliveries leave.
     pub state: EndpointState,
     /// When it was made.
@@ -151,9 +152,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The old secret, where its grace has not ended at `now`.
-    pub fn old_secret_at(&self, now: Timestamp) -> Option<&Secret> {
-        self.old_secret.as_ref().filter(|old| now < old.until).map(|old| &old.secret)
+    /// Secrets that were replaced and still sign. With one more the one replaced first signs no longer.
+    pub const OLD_SECRETS_MAX: usize = 4;
+
+    /// The old secrets whose grace has not ended at `now`, the one replaced first first.
+    pub fn old_secrets_at(&self, now: Timestamp) -> impl Iterator<Item = &OldSecret> {
+        self.old_secrets.iter().filter(move |old| now < old.until)
     }
 }
 

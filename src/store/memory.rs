@@ -446,7 +446,7 @@ mod tests {
                 url: "https://acme.example/".into(),
                 event_types: EventTypes::EVERY,
                 secret: None,
-                old_secret: None,
+                old_secrets: Vec::new(),
                 state: EndpointState::Active,
                 created_at: Timestamp::ZERO,
                 updated_at: Timestamp::ZERO,

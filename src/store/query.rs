@@ -11,7 +11,7 @@ use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, EndpointV1, KeyV1, MerchantV1, SettledV1};
+use super::journal::codec::{self, EndpointV2, KeyV1, MerchantV1, SettledV1};
 use super::journal::{Header, Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
@@ -38,7 +38,7 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
     let endpoints = endpoints
         .pairs
         .iter()
-        .map(|(_, bytes)| value::decode::<EndpointV1>(bytes)?.into_endpoint().map_err(index_fault));
+        .map(|(_, bytes)| value::decode::<EndpointV2>(bytes)?.into_endpoint().map_err(index_fault));
     let keys = keys.pairs.iter().map(|(_, bytes)| value::decode::<KeyV1>(bytes)?.into_key().map_err(index_fault));
     Ok(Catalog {
         merchants: merchants.collect::<Result<_, _>>()?,

@@ -10,7 +10,7 @@ use hyper::http::HeaderMap;
 use serde_json::json;
 use sha2::Sha256;
 
-use crate::harness::{Appliance, Received, Receiver};
+use crate::harness::{Appliance, Merchant, Received, Receiver};
 
 /// Lower-case hex of HMAC-SHA256.
 pub(crate) fn hex_hmac(key: &[u8], body: &[u8]) -> String {
@@ -99,6 +99,41 @@ fn a_replaced_secret_signs_beside_the_new_one_during_its_grace() {
     let received = receiver.wait_for(2).swap_remove(1);
     assert_eq!(received.header("x-webhook-signature-previous"), None, "no grace was asked for");
     assert_eq!(received.header("webhook-signature").expect("signed").split(' ').count(), 1);
+}
+
+#[test]
+fn a_secret_that_is_replaced_twice_in_a_day_signs_to_the_end_of_its_grace() {
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    let mut signed_with = |merchant: &mut Merchant, n: usize, secrets: &[&str]| {
+        for secret in secrets {
+            merchant.configure(&json!({ "url": receiver.url(), "secret": secret }));
+        }
+        appliance.submit(merchant, "card_state", &json!({ "n": n }));
+        receiver.nth(n)
+    };
+    let fits = |received: &Received, secret: &str| {
+        let verifier = standardwebhooks::Webhook::from_bytes(secret.as_bytes().to_vec()).expect("any bytes");
+        verifies(&verifier, received)
+    };
+    let simple = |received: &Received, name: &str, secret: &str| {
+        assert_eq!(received.header(name), Some(hex_hmac(secret.as_bytes(), &received.body).as_str()), "{name}");
+    };
+    let received = signed_with(&mut merchant, 0, &["first", "a typo", "third"]);
+    simple(&received, "x-webhook-signature", "third");
+    simple(&received, "x-webhook-signature-previous", "first");
+    assert!(["first", "a typo", "third"].iter().all(|secret| fits(&received, secret)));
+    let back = signed_with(&mut merchant, 1, &["a typo"]);
+    simple(&back, "x-webhook-signature", "a typo");
+    simple(&back, "x-webhook-signature-previous", "first");
+    assert_eq!(back.header("webhook-signature").expect("signed").split(' ').count(), 3, "none signs twice");
+    let many = signed_with(&mut merchant, 2, &["4th", "5th", "6th"]);
+    simple(&many, "x-webhook-signature-previous", "third");
+    assert!(["third", "a typo", "4th", "5th", "6th"].iter().all(|secret| fits(&many, secret)));
+    assert!(!fits(&many, "first"), "of the old ones there are at most four");
+    let event = merchant.wait_for_status(many.id(), "delivered");
+    let shown = event["attempts"][0]["request_headers"].as_array().expect("a list");
+    assert!(shown.contains(&json!(["webhook-signature", many.header("webhook-signature")])), "{shown:?}");
 }
 
 #[test]

@@ -42,11 +42,11 @@ pub(crate) fn an_endpoint_keeps_its_secrets_and_its_state(subject: &mut Subject)
     let endpoints = [
         plain.clone(),
         Endpoint { id: EndpointId(11), secret: Some(secret(&"s".repeat(256))), ..plain.clone() },
-        Endpoint { id: EndpointId(12), old_secret: Some(old.clone()), ..plain.clone() },
+        Endpoint { id: EndpointId(12), old_secrets: vec![old.clone(), old.clone()], ..plain.clone() },
         Endpoint {
             id: EndpointId(13),
             secret: Some(secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
-            old_secret: Some(old),
+            old_secrets: vec![old],
             state: EndpointState::Disabled(DisabledReason::Gone),
             event_types: EventTypes::only([EventType::CardState, EventType::AccountTopup]).expect("not empty"),
             updated_at: BEGINNING.plus_ms(1),

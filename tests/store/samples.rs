@@ -41,7 +41,7 @@ pub(crate) fn endpoint(id: EndpointId, merchant: &str) -> Endpoint {
         url: format!("https://{merchant}.example/hooks/{}", id.0).into(),
         event_types: EventTypes::EVERY,
         secret: None,
-        old_secret: None,
+        old_secrets: Vec::new(),
         state: EndpointState::Active,
         created_at: BEGINNING,
         updated_at: BEGINNING,
