@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper::http::HeaderMap;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::harness::{Appliance, Merchant, Received, Receiver};
@@ -161,6 +161,10 @@ fn the_history_shows_the_signature_that_was_sent() {
         let value = shown.iter().find(|pair| pair[0] == name).map(|pair| pair[1].as_str().expect("text"));
         assert_eq!(value, received.header(name), "{name}");
     }
+    let agent = shown.iter().find(|pair| pair[0] == "user-agent");
+    assert_eq!(agent, None, "which version has sent it is not kept");
+    let unlike = |pair: &&Value| received.header(pair[0].as_str().expect("text")) != pair[1].as_str();
+    assert_eq!(shown.iter().find(unlike), None, "all that is shown was sent");
 }
 
 #[test]
