@@ -129,18 +129,20 @@ fn link(path: &str, question: &Question, stretch: &Stretch) -> Option<String> {
     (!link.is_empty()).then_some(link)
 }
 
-/// The ids of the time asked for: ids are ordered by the millisecond in which they were given out.
+/// The ids of the time asked for: ids are ordered by the millisecond in which they were given out. Between two
+/// milliseconds nothing was, so a finer bound is the next one on the side that keeps what it keeps.
 fn bounds(query: &mut Query<'_>) -> (EventId, EventId) {
-    let mut moment = |name: &str| {
+    let mut moment = |name: &str, parse: fn(&str) -> Option<Timestamp>| {
         let text = query.one(name)?;
-        let moment = Timestamp::parse(&text);
+        let moment = parse(&text);
         if moment.is_none() {
             query.fault(name, "invalid_parameter", "must be a time of RFC 3339, such as 2026-01-31T12:00:00Z.");
         }
         moment
     };
-    let from = [moment("created[gte]"), moment("created[gt]").map(|at| at.plus_ms(1))];
-    let to = [moment("created[lte]").map(|at| at.plus_ms(1)), moment("created[lt]")];
+    let (down, up) = (Timestamp::parse, Timestamp::parse_up);
+    let from = [moment("created[gte]", up), moment("created[gt]", down).map(|at| at.plus_ms(1))];
+    let to = [moment("created[lte]", down).map(|at| at.plus_ms(1)), moment("created[lt]", up)];
     let first = from.into_iter().flatten().map(EventId::floor).max().unwrap_or(EventId::MIN);
     let last = to.into_iter().flatten().map(|at| EventId::floor(at).before()).min().unwrap_or(EventId::MAX);
     (first, last)
