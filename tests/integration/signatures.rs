@@ -174,19 +174,28 @@ fn the_command_verify_agrees_with_what_was_sent() {
     merchant.configure(&json!({ "url": receiver.url(), "secret": "s3cret" }));
     appliance.submit(&merchant, "card_state", &json!({ "a": 1 }));
     let received = receiver.first();
-    let verify = |secret: &str, body: &[u8]| {
+    let run = |more: &[&str], secret: &str, body: &[u8]| {
         let header = |name: &str| received.header(name).expect("it is signed").to_owned();
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         command.args(["verify", "--signature", &header("x-webhook-signature")]);
         command.args(["--standard", &header("webhook-signature"), "--id", &header("webhook-id")]);
-        command.args(["--timestamp", &header("webhook-timestamp")]).env("POSTHASTE_SECRET", secret);
+        command.args(["--timestamp", &header("webhook-timestamp")]).args(more).env("POSTHASTE_SECRET", secret);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is built");
-        child.stdin.take().expect("it is piped").write_all(body).expect("it reads its input");
+        // Where the command line is wrong it ends before it reads.
+        let _ = child.stdin.take().expect("it is piped").write_all(body);
         let output = child.wait_with_output().expect("it ends");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
+    let verify = |secret: &str, body: &[u8]| run(&[], secret, body);
     assert_eq!(verify("s3cret", &received.body).0, Some(0));
+    let file = appliance.dir().join("secret");
+    std::fs::write(&file, "s3cret\n").expect("written");
+    let file = file.display().to_string();
+    assert_eq!(run(&["--secret-file", &file], "another", &received.body).0, Some(0), "the file named is what counts");
+    let (code, why) = run(&["--secret", "s3cret"], "s3cret", &received.body);
+    assert_eq!(code, Some(2), "a secret is no argument: {why}");
+    assert!(!why.contains("s3cret"), "{why}");
     let (code, why) = verify("s3cret", &[received.body.as_slice(), b"\n"].concat());
     assert_eq!(code, Some(1));
     assert!(why.contains("newline"), "{why}");
