@@ -197,7 +197,7 @@ fn is_host(value: &HeaderValue) -> bool {
 }
 
 /// The client's own, where it is 1 to 64 of `[A-Za-z0-9_-]`.
-fn request_id(headers: &HeaderMap) -> String {
+pub(super) fn request_id(headers: &HeaderMap) -> String {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     match headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()) {
         Some(id) if (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.bytes().all(legal) => id.to_owned(),
@@ -206,7 +206,7 @@ fn request_id(headers: &HeaderMap) -> String {
 }
 
 /// What every answer carries.
-fn complete(headers: &mut HeaderMap, id: &str) {
+pub(super) fn complete(headers: &mut HeaderMap, id: &str) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a request id is letters, digits, _ and -"));

@@ -2,6 +2,7 @@
 //!
 //! Never knows what an event is, who may do what, or what a path means; never calls out.
 
+mod bare;
 mod connection;
 mod fields;
 mod problem;

@@ -53,6 +53,8 @@ struct Document<'a> {
 }
 
 impl Problem {
+    pub(super) const CONTENT_TYPE: &'static str = "application/problem+json";
+
     /// Any refusal.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
         Problem {
@@ -142,8 +144,8 @@ impl Problem {
         self
     }
 
-    /// The answer on the wire.
-    pub fn into_response(self) -> Response {
+    /// What stands in the body.
+    pub(super) fn document(&self) -> Vec<u8> {
         let document = Document {
             kind: format!("urn:posthaste:problem:{}", self.code),
             title: title(self.code),
@@ -152,8 +154,12 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
         };
-        let text = serde_json::to_vec(&document).expect("strings and numbers are always JSON");
-        let mut answer = response::bytes(self.status, "application/problem+json", Bytes::from(text));
+        serde_json::to_vec(&document).expect("strings and numbers are always JSON")
+    }
+
+    /// The answer on the wire.
+    pub fn into_response(self) -> Response {
+        let mut answer = response::bytes(self.status, Self::CONTENT_TYPE, Bytes::from(self.document()));
         answer.headers_mut().extend(self.headers);
         if let Some(seconds) = self.retry_after_s {
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

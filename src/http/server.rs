@@ -90,7 +90,7 @@ pub struct Hooks {
     pub connections_broken: Counter,
     /// Calls of `accept` that failed.
     pub accept_failures: Counter,
-    /// Answers by class of status: 1xx to 5xx. What hyper answers by itself (400, 431 to what is not HTTP) is not
+    /// Answers to requests by class of status: 1xx to 5xx. What is answered to what is no request (400, 431) is not
     /// among them but among the broken connections.
     pub answers: [Counter; 5],
 }

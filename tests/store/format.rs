@@ -205,7 +205,7 @@ fn rotated(endpoint: Endpoint) -> Endpoint {
 
 /// With signatures of the present secret; every other time also of one before it.
 fn signed(mut settlement: Settlement, n: u8) -> Settlement {
-    let old = (n % 2 == 0).then_some([n + 2; 32]);
+    let old = n.is_multiple_of(2).then_some([n + 2; 32]);
     let attempt = settlement.attempt.as_mut().expect("one was made");
     attempt.sent = Some(Sent {
         timestamp_s: BEGINNING.as_s(),
