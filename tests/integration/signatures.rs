@@ -105,7 +105,7 @@ fn a_replaced_secret_signs_beside_the_new_one_during_its_grace() {
 fn a_secret_that_is_replaced_twice_in_a_day_signs_to_the_end_of_its_grace() {
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
     let mut merchant = appliance.merchant("acme");
-    let mut signed_with = |merchant: &mut Merchant, n: usize, secrets: &[&str]| {
+    let signed_with = |merchant: &mut Merchant, n: usize, secrets: &[&str]| {
         for secret in secrets {
             merchant.configure(&json!({ "url": receiver.url(), "secret": secret }));
         }
