@@ -165,6 +165,10 @@ fn each_kind_of_fault_is_told() {
         ("[public]\nconnections_max = -1", "posthaste.toml:2: public.connections_max = -1: invalid value"),
         ("[storage]\nsettle_delay = \"1h\"", "posthaste.toml:2: storage.settle_delay"),
         (
+            "[transport]\nresponse_head_bytes_max = \"65KiB\"",
+            "posthaste.toml:2: transport.response_head_bytes_max = \"65KiB\": must be from \"8KiB\" to \"64KiB\"",
+        ),
+        (
             "[delivery]\nretry_schedule = [\"5s\", \"5\"]",
             "posthaste.toml:2: delivery.retry_schedule = [\"5s\", \"5\"]: \"5\" is no duration",
         ),
