@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Admin, stopping, unknown_merchant};
-use crate::http::{Fields, Problem, Request, Response, StatusCode, response};
+use super::{Admin, unknown_merchant};
+use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
 use crate::model::{Merchant, MerchantId};
 
-const BODY_BYTES_MAX: usize = 16 << 10;
 const NAME_LEN_MAX: usize = 255;
 const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 250;
@@ -34,11 +33,7 @@ pub(super) async fn list(admin: Arc<Admin>, request: Request) -> Result<Response
     admin.require_operator(&request)?;
     let mut query = request.query();
     let after: Option<MerchantId> = query.parsed("cursor", "must be a cursor that was given out.");
-    let must = format!("must be a number from 1 to {LIMIT_MAX}.");
-    let limit = query.parsed::<usize>("limit", &must).unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        query.fault("limit", "invalid_parameter", must);
-    }
+    let limit = query.limit(LIMIT, LIMIT_MAX);
     query.finish()?;
     let mut merchants = admin.engine.registry.merchants(after.as_ref(), limit + 1);
     let has_more = merchants.len() > limit;
@@ -54,9 +49,9 @@ pub(super) async fn put(admin: Arc<Admin>, mut request: Request) -> Result<Respo
         let detail = format!("A merchant id has 1 to {} of A-Z, a-z, 0-9, _ and -.", MerchantId::LEN_MAX);
         Problem::unprocessable("id", "invalid_merchant_id", detail)
     })?;
-    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
     let name = if body.is_empty() { None } else { name(&body)? };
-    let is_new = admin.engine.registry.put_merchant(&id, name).await.map_err(|_| stopping())?;
+    let is_new = admin.engine.registry.put_merchant(&id, name).await.map_err(|_| Problem::stopping())?;
     let merchant = admin.engine.registry.merchant(&id).ok_or_else(unknown_merchant)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response::json(status, &shown(&admin, &merchant)))
@@ -72,7 +67,7 @@ pub(super) async fn get(admin: Arc<Admin>, request: Request) -> Result<Response,
 pub(super) async fn delete(admin: Arc<Admin>, request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let id = admin.known_merchant(&request)?;
-    admin.engine.registry.delete_merchant(&id).await.map_err(|_| stopping())?;
+    admin.engine.registry.delete_merchant(&id).await.map_err(|_| Problem::stopping())?;
     Ok(response::empty())
 }
 

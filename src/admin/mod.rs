@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::Engine;
-use crate::http::{Method, Problem, Request, Router, Routes, StatusCode};
+use crate::http::{Method, Problem, Request, Router, Routes};
 use crate::model::{MerchantId, Role};
 
 /// What the surface works with.
@@ -80,9 +80,4 @@ impl Admin {
 
 fn unknown_merchant() -> Problem {
     Problem::not_found("merchant_not_found", "There is no such merchant.")
-}
-
-fn stopping() -> Problem {
-    let detail = "The process is stopping. It is not certain whether this was stored; try again.";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after_s(1)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::http::{Problem, Request, Response, StatusCode, response};
-use crate::model::{Endpoint, EndpointState, EventType};
+use crate::model::{Endpoint, EventType};
 
 const ENDPOINTS_MAX: usize = 1000;
 
@@ -75,10 +75,7 @@ fn shown(endpoint: &Endpoint) -> ShownEndpoint {
         url: endpoint.url.to_string(),
         event_types: endpoint.event_types.iter().map(EventType::as_str).collect(),
         state: endpoint.state.as_str(),
-        state_reason: match endpoint.state {
-            EndpointState::Active | EndpointState::Paused => None,
-            EndpointState::Disabled(reason) => Some(reason.as_str()),
-        },
+        state_reason: endpoint.state.reason(),
         updated_at: endpoint.updated_at.to_string(),
     }
 }

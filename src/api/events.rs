@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::shown::{Detail, Item};
-use super::{Api, not_configured, stopping, unreadable};
+use super::{Api, not_configured};
 use crate::engine::{ResendFault, Resent};
 use crate::history::{Question, Stretch};
 use crate::http::{HeaderValue, Problem, Query, Request, Response, StatusCode, header, response};
@@ -38,7 +38,7 @@ struct Queued {
 pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let question = question(&merchant, request.query())?;
-    let page = api.engine.history.page(&question.query()).map_err(|error| unreadable(&error))?;
+    let page = api.engine.history.page(&question.query()).map_err(Problem::unreadable)?;
     let stretch = question.turned(page);
     let link = link(&request.path, &question, &stretch);
     let page = Page {
@@ -57,7 +57,7 @@ pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Pr
 pub(super) async fn detail(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let id = event_id(&request)?;
-    let dossier = api.engine.history.dossier(&merchant, id).map_err(|error| unreadable(&error))?;
+    let dossier = api.engine.history.dossier(&merchant, id).map_err(Problem::unreadable)?;
     let dossier = dossier.ok_or_else(unknown_event)?;
     Ok(response::json(StatusCode::OK, &Detail::of(&dossier)))
 }
@@ -71,8 +71,8 @@ pub(super) async fn resend(api: Arc<Api>, request: Request) -> Result<Response, 
         Ok(Resent::UnderWay) => Ok(queued("under_way")),
         Ok(Resent::Unknown) => Err(unknown_event()),
         Err(ResendFault::NoEndpoint) => Err(Problem { status: StatusCode::CONFLICT, ..not_configured() }),
-        Err(ResendFault::Stopped) => Err(stopping()),
-        Err(ResendFault::Read(error)) => Err(unreadable(&error)),
+        Err(ResendFault::Stopped) => Err(Problem::stopping()),
+        Err(ResendFault::Read(error)) => Err(Problem::unreadable(error)),
     }
 }
 
@@ -105,7 +105,7 @@ fn question(merchant: &MerchantId, mut query: Query<'_>) -> Result<Question, Pro
             true
         }
     };
-    question.limit = limit(&mut query);
+    question.limit = query.limit(LIMIT, LIMIT_MAX);
     if let Some(text) = query.one("cursor")
         && !question.go_on_at(&text)
     {
@@ -146,13 +146,4 @@ fn bounds(query: &mut Query<'_>) -> (EventId, EventId) {
     let first = from.into_iter().flatten().map(EventId::floor).max().unwrap_or(EventId::MIN);
     let last = to.into_iter().flatten().map(|at| EventId::floor(at).before()).min().unwrap_or(EventId::MAX);
     (first, last)
-}
-
-fn limit(query: &mut Query<'_>) -> usize {
-    let must = format!("must be a number from 1 to {LIMIT_MAX}.");
-    let limit = query.parsed::<usize>("limit", &must).unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        query.fault("limit", "invalid_parameter", must);
-    }
-    limit
 }

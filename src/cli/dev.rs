@@ -70,7 +70,7 @@ struct Ready<'a> {
     merchant_key: &'a str,
     producer_key: &'a str,
     operator_key: &'a str,
-    portal_url: Option<String>,
+    portal_url: String,
     receiver_url: String,
     secret: Option<&'a str>,
     data_dir: String,
@@ -120,7 +120,7 @@ impl Dev {
     /// What is printed once the process serves: one line for scripts, or a page for people.
     pub(super) fn introduction(&self, urls: [String; 3], data_dir: &Path) -> String {
         let [public, ingest, admin] = urls;
-        let portal_url = Some(format!("{public}{}", self.engine.portal.mint(&self.merchant).path()));
+        let portal_url = format!("{public}{}", self.engine.portal.mint(&self.merchant).path());
         let ready = Ready {
             ready: true,
             public,
@@ -142,10 +142,9 @@ impl Dev {
 
 impl Ready<'_> {
     fn for_people(&self) -> String {
-        let Ready { public, ingest, admin, receiver_url, data_dir, .. } = self;
+        let Ready { public, ingest, admin, portal_url, receiver_url, data_dir, .. } = self;
         let Ready { merchant_id, merchant_key, producer_key, operator_key, .. } = self;
         let secret = self.secret.unwrap_or("none");
-        let portal_url = self.portal_url.as_deref().unwrap_or("none");
         format!(
             "\
 Posthaste is ready, on loopback, with everything in {data_dir}

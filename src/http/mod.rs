@@ -21,7 +21,7 @@ pub use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub use hyper::{Method, StatusCode};
 pub use problem::{FieldError, Problem};
 pub use query::Query;
-pub use request::{Form, Request};
+pub use request::{Form, Request, SMALL_BODY_BYTES_MAX};
 pub use response::{Body, Response};
 pub use route::{Router, Routes};
 pub use server::{Drained, Hooks, Limits, Server};

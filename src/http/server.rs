@@ -166,7 +166,7 @@ impl Server {
                         continue;
                     };
                     let open = Open::count(&shared.hooks);
-                    let serving = connection::run(Arc::clone(&shared), stream, remote, draining.clone());
+                    let serving = connection::run(Arc::clone(&shared), stream, draining.clone());
                     connections.spawn(async move {
                         serving.await;
                         drop((open, place, slot));

@@ -251,9 +251,3 @@ fn refused(refusal: Refusal) -> Problem {
         }
     }
 }
-
-/// The store could not be read: logged here, and told to nobody outside.
-fn unreadable(error: &crate::outbox::StoreError) -> Problem {
-    tracing::error!(%error, "the store cannot be read");
-    Problem::internal()
-}

@@ -116,6 +116,14 @@ impl EndpointState {
             EndpointState::Disabled(_) => "disabled",
         }
     }
+
+    /// Why, where its merchant did not choose it.
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            EndpointState::Active | EndpointState::Paused => None,
+            EndpointState::Disabled(reason) => Some(reason.as_str()),
+        }
+    }
 }
 
 /// A secret before the current one, which still signs for a while.
