@@ -119,6 +119,9 @@ fn figures_are_true() {
         ("posthaste_first_attempt_latency_seconds_count", 4.0),
         ("posthaste_ready", 1.0),
         ("posthaste_limit{name=\"in_flight_per_merchant\"}", 32.0),
+        ("posthaste_limit{name=\"small_body_bytes\"}", 16384.0),
+        ("posthaste_listener_limit{listener=\"public\",name=\"connections_per_ip\"}", 256.0),
+        ("posthaste_listener_limit{listener=\"admin\",name=\"head_seconds\"}", 5.0),
         ("posthaste_http_requests_total{listener=\"ingest\",class=\"2xx\"}", 4.0),
     ] {
         assert_eq!(appliance.metric(name), expected, "{name}");
