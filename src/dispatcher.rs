@@ -194,7 +194,13 @@ impl Dispatcher {
             match self.hear(&mut notices).await {
                 Some(Input::Control(control)) => self.control(control),
                 Some(Input::Notices) => self.notice(&mut notices),
-                Some(Input::Done(done)) => self.done(done),
+                Some(Input::Done(done)) => {
+                    self.done(done);
+                    // What ended meanwhile costs no round of its own.
+                    while let Some(done) = self.work.try_join_next_with_id() {
+                        self.done(done);
+                    }
+                }
                 Some(Input::Wake) => {}
                 None => return,
             }

@@ -4,7 +4,11 @@
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
 use posthaste::cli::{self, Command};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match cli::parse() {

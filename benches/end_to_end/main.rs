@@ -3,7 +3,8 @@
 //!
 //! Both share the machine with this process, which plays producers and receiver. Compare within one run only: a ratio
 //! is taken within each round, whose parts follow each other, and then the median of the rounds. Run it with
-//! `cargo bench --bench end_to_end [-- SECONDS [ROUNDS]]`; SECONDS are those of each part of a round.
+//! `cargo bench --bench end_to_end [-- SECONDS [ROUNDS [CONNECTIONS]]]`; SECONDS are those of each part of a round,
+//! CONNECTIONS those of the bare client and of the producers.
 
 #![expect(clippy::disallowed_methods, reason = "the world outside has clocks, sockets and tasks of its own")]
 
@@ -18,8 +19,6 @@ use meter::Meter;
 use product::{Product, Shape};
 use receiver::Receiver;
 
-/// Producers, and connections of the bare client.
-const CONNECTIONS: usize = 64;
 const MERCHANTS: u64 = 64;
 /// Events a second in the paced part: far below what saturates two cores.
 const PACE: u32 = 500;
@@ -27,12 +26,13 @@ const PACE: u32 = 500;
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (seconds, rounds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(3));
+    let connections = numbers.next().map_or(64, |number| usize::try_from(number).unwrap_or(usize::MAX));
     let time = Duration::from_secs(seconds);
     let runtime = tokio::runtime::Runtime::new().expect("threads can be had");
-    runtime.block_on(run(time, rounds.max(1)));
+    runtime.block_on(run(time, rounds.max(1), connections));
 }
 
-async fn run(time: Duration, rounds: u64) {
+async fn run(time: Duration, rounds: u64, connections: usize) {
     let receiver = Receiver::start().await;
     let product = Product::start(&receiver, MERCHANTS).await;
     let one = Product::start(&receiver, 1).await;
@@ -43,21 +43,22 @@ async fn run(time: Duration, rounds: u64) {
     let mut last = None;
     for _ in 0..rounds {
         let meter = Meter::start(None);
-        let posted = wire::post_for(receiver.address, CONNECTIONS, time).await;
+        let posted = wire::post_for(receiver.address, connections, time).await;
         bare.note(posted.per_second, meter.each(posted.count));
         let meter = Meter::start(Some(product.pid()));
-        let outcome = product.load(&receiver, Shape::Single, CONNECTIONS, time).await;
+        let outcome = product.load(&receiver, Shape::Single, connections, time).await;
         single.note(outcome.per_second, meter.each(outcome.count()));
         last = Some(outcome);
         let meter = Meter::start(Some(product.pid()));
         let outcome = product.load(&receiver, Shape::Batch, 4, time).await;
         batch.note(outcome.per_second, meter.each(outcome.count()));
         let meter = Meter::start(Some(one.pid()));
-        let outcome = one.load(&receiver, Shape::Single, CONNECTIONS, time).await;
+        let outcome = one.load(&receiver, Shape::Single, connections, time).await;
         lone.note(outcome.per_second, meter.each(outcome.count()));
     }
     let paced = product.paced(&receiver, PACE, time).await;
-    println!("600-byte events, medians of {rounds} rounds of {seconds} s for each part", seconds = time.as_secs());
+    let seconds = time.as_secs();
+    println!("600-byte events, {connections} connections, medians of {rounds} rounds of {seconds} s for each part");
     println!("{:<44} {:>10} {:>8} {:>14} {:>14}", "", "events/s", "ratio", "product, us", "this side, us");
     for row in [&bare, &single, &batch, &lone] {
         row.print(&bare);

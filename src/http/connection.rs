@@ -3,6 +3,8 @@
 //! Never ends with a panic of a handler, and never writes a path, a query or a body to the log.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use super::problem::Problem;
 use super::request::{Request, Unread};
 use super::response::{Body, Response};
-use super::route::{Found, Table};
+use super::route::{Answering, Found, Table};
 use super::server::{Hooks, Limits};
 use super::stream::{Deadlines, Progress, Stream};
 use crate::clock::{Clock, SystemClock};
@@ -144,7 +146,7 @@ async fn dispatch(shared: &Shared, head: Parts, body: Unread, id: &str) -> (&'st
             let query = head.uri.query().map(str::to_owned);
             let Parts { method, headers, .. } = head;
             let request = Request { method, path, query, headers, params, body };
-            let answered = to_its_end(handler(request)).await.unwrap_or_else(|| {
+            let answered = ToItsEnd(Some(handler(request))).await.unwrap_or_else(|| {
                 tracing::error!(listener = shared.name, route = pattern, request_id = id, "a handler panicked");
                 Err(Problem::internal())
             });
@@ -204,11 +206,35 @@ pub(super) fn complete(headers: &mut HeaderMap, id: &str) {
     headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a request id is letters, digits, _ and -"));
 }
 
-/// Runs a handler to its end, also where the client goes away before: what was begun is never left half done.
-/// `None` where it panics.
-#[expect(clippy::disallowed_methods, reason = "a handler outlives its connection; it ends by its own deadlines")]
-async fn to_its_end<T: Send + 'static>(running: impl Future<Output = T> + Send + 'static) -> Option<T> {
-    tokio::spawn(running).await.ok()
+/// Runs a handler to its end, also where the client goes away before: what was begun is never left half done. As long
+/// as the connection lives, its own task does it; a task for each request would cost two more changes of thread.
+struct ToItsEnd(Option<Answering>);
+
+impl Future for ToItsEnd {
+    /// `None` where the handler panics.
+    type Output = Option<Result<Response, Problem>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let running = self.0.as_mut().expect("nobody polls what is ready");
+        // A handler that panicked is dropped and not seen again.
+        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
+        let answered = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(answered)) => Some(answered),
+            Err(_) => None,
+        };
+        self.0 = None;
+        Poll::Ready(answered)
+    }
+}
+
+impl Drop for ToItsEnd {
+    #[expect(clippy::disallowed_methods, reason = "a handler outlives its connection; it ends by its own deadlines")]
+    fn drop(&mut self) {
+        if let Some(running) = self.0.take() {
+            tokio::spawn(running);
+        }
+    }
 }
 
 /// A body that tells the stream below when it is finished or given up.

@@ -15,7 +15,7 @@ use super::request::Request;
 use super::response::Response;
 
 /// An answer under way. It is finished also where the client goes away before.
-type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 type Handler = Arc<dyn Fn(Request) -> Answering + Send + Sync>;
 
 /// The routes of one surface, whose handlers share a state.

@@ -17,13 +17,13 @@ use super::answer;
 use super::certificate::Certificates;
 use super::dial::{Budgets, Dialer};
 use super::link::{Body, ExchangeFault, Link};
-use super::pool::{Key, Pool, PoolLimits};
+use super::pool::{Pool, PoolLimits};
 use super::request::request;
 use super::resolver::Resolver;
 use super::tls;
 use super::{Parcel, Sending, Transport};
 use crate::clock::Clock;
-use crate::model::{self, Attempt, Endpoint, ErrorCode, Outcome, Phases, Sent, Timestamp};
+use crate::model::{self, Attempt, Endpoint, EndpointId, ErrorCode, Outcome, Phases, Sent, Timestamp};
 use crate::policy::egress::{self, Rules, Target};
 use crate::policy::signature;
 
@@ -179,7 +179,7 @@ impl HyperTransport {
             Err(error) => (Outcome::failed(error), None),
             Ok(answer) => {
                 let outcome = answer::outcome(&answer.head, self.clock.now());
-                (outcome, Some(self.finish(answer, &mut progress.phases).await))
+                (outcome, Some(self.finish(parcel.endpoint.id, answer, &mut progress.phases).await))
             }
         };
         Attempt {
@@ -195,34 +195,34 @@ impl HyperTransport {
 
     /// The head of an answer: over an idle connection where one is alive, else over a new one.
     async fn answer(&self, parcel: &Parcel, progress: &mut Progress) -> Result<Answer, ErrorCode> {
-        let target = egress::target(&parcel.endpoint.url, &self.dialer.rules).map_err(|fault| {
-            tracing::warn!(code = fault.code(), endpoint = %parcel.endpoint.id, "a stored URL is no longer allowed");
-            ErrorCode::BlockedDestination
-        })?;
-        let key = Key::new(parcel.endpoint.id, &target);
-        while let Some(mut link) = self.pool.take(&key, self.clock.instant()) {
+        let endpoint = &*parcel.endpoint;
+        while let Some(mut link) = self.pool.take(endpoint.id, &endpoint.url, self.clock.instant()) {
             if !link.is_idle().await {
                 continue;
             }
-            match self.exchange(&mut link, parcel, &target, progress).await {
-                Ok(response) => return Ok(Answer::new(key, link, response)),
+            match self.exchange(&mut link, parcel, progress).await {
+                Ok(response) => return Ok(Answer::new(link, response)),
                 Err(ExchangeFault::Unsent) => progress.sent = None,
-                Err(ExchangeFault::Failed(error)) => return Err(logged(error, &target)),
+                Err(ExchangeFault::Failed(error)) => return Err(logged(error, link.target())),
             }
         }
+        let target = egress::target(&endpoint.url, &self.dialer.rules).map_err(|fault| {
+            tracing::warn!(code = fault.code(), endpoint = %endpoint.id, "a stored URL is no longer allowed");
+            ErrorCode::BlockedDestination
+        })?;
         let io = self.dialer.dial(&target, progress).await.map_err(|error| logged(error, &target))?;
         if let Some(not_after) = progress.certificate_not_after {
-            self.certificates.note(&parcel.endpoint, not_after);
+            self.certificates.note(endpoint, not_after);
         }
         progress.stage = Stage::Exchange;
-        let mut link = Link::open(io, self.limits.head_bytes_max, self.clock.instant()).await?;
-        match self.exchange(&mut link, parcel, &target, progress).await {
-            Ok(response) => Ok(Answer::new(key, link, response)),
+        let mut link = Link::open(io, target, self.limits.head_bytes_max, self.clock.instant()).await?;
+        match self.exchange(&mut link, parcel, progress).await {
+            Ok(response) => Ok(Answer::new(link, response)),
             Err(ExchangeFault::Unsent) => {
                 progress.sent = None;
-                Err(logged(ErrorCode::ConnectReset, &target))
+                Err(logged(ErrorCode::ConnectReset, link.target()))
             }
-            Err(ExchangeFault::Failed(error)) => Err(logged(error, &target)),
+            Err(ExchangeFault::Failed(error)) => Err(logged(error, link.target())),
         }
     }
 
@@ -231,12 +231,11 @@ impl HyperTransport {
         &self,
         link: &mut Link,
         parcel: &Parcel,
-        target: &Target,
         progress: &mut Progress,
     ) -> Result<Response<Incoming>, ExchangeFault> {
         progress.stage = Stage::Exchange;
         let sent = signature::sign(&parcel.endpoint, parcel.event, self.clock.now(), &parcel.payload);
-        let request = request(parcel, target, &sent, &self.user_agent)
+        let request = request(parcel, link.target(), &sent, &self.user_agent)
             .expect("an accepted URL and our own formats are legal in a request");
         progress.sent = Some(sent);
         let begun = self.clock.instant();
@@ -247,8 +246,8 @@ impl HyperTransport {
 
     /// Reads what is kept of the body, which changes nothing about the outcome, and keeps the connection where
     /// it can be trusted.
-    async fn finish(&self, answer: Answer, phases: &mut Phases) -> model::Response {
-        let Answer { key, mut link, head, incoming } = answer;
+    async fn finish(&self, endpoint: EndpointId, answer: Answer, phases: &mut Phases) -> model::Response {
+        let Answer { mut link, head, incoming } = answer;
         let begun = self.clock.instant();
         let mut body = Body::default();
         let limits = &self.limits;
@@ -259,7 +258,7 @@ impl HyperTransport {
         let (headers, headers_cut) = answer::kept_headers(&head.headers, limits.headers_kept_bytes_max);
         let complete = body.complete && in_time;
         if complete && answer::is_well_framed(&head) && link.head_is_clean() && link.is_idle().await {
-            self.pool.put(key, link, ended);
+            self.pool.put(endpoint, link, ended);
         }
         let body_cut = !complete || body.read > body.kept.len();
         model::Response { headers, body: body.kept.freeze(), truncated: headers_cut || body_cut }
@@ -307,16 +306,15 @@ impl Stage {
 
 /// A head, and what is needed for the rest.
 struct Answer {
-    key: Key,
     link: Link,
     head: hyper::http::response::Parts,
     incoming: Incoming,
 }
 
 impl Answer {
-    fn new(key: Key, link: Link, response: Response<Incoming>) -> Answer {
+    fn new(link: Link, response: Response<Incoming>) -> Answer {
         let (head, incoming) = response.into_parts();
-        Answer { key, link, head, incoming }
+        Answer { link, head, incoming }
     }
 }
 

@@ -21,11 +21,13 @@ use super::dial::Io;
 use super::meter::{Meter, Metered};
 use super::tls;
 use crate::model::ErrorCode;
+use crate::policy::egress::Target;
 
 type Driver = Connection<TokioIo<Metered<Box<dyn Io>>>, Full<Bytes>>;
 
 /// One open connection to one endpoint.
 pub(super) struct Link {
+    target: Target,
     sender: SendRequest<Full<Bytes>>,
     /// `None` once the connection has ended.
     driver: Option<Box<Driver>>,
@@ -56,17 +58,27 @@ pub(super) struct Body {
 }
 
 impl Link {
-    /// Begins to speak HTTP/1.1 over `io`. A response head is at most `head_bytes_max` bytes long.
-    pub(super) async fn open(io: Box<dyn Io>, head_bytes_max: usize, opened: Instant) -> Result<Link, ErrorCode> {
+    /// Begins to speak HTTP/1.1 over `io`, which leads to `target`. A response head is at most `head_bytes_max` bytes long.
+    pub(super) async fn open(
+        io: Box<dyn Io>,
+        target: Target,
+        head_bytes_max: usize,
+        opened: Instant,
+    ) -> Result<Link, ErrorCode> {
         let meter = Meter::default();
         let io = TokioIo::new(Metered::new(io, meter.clone()));
         let handshake = Builder::new().title_case_headers(true).max_buf_size(head_bytes_max).handshake(io).await;
         let (sender, driver) = handshake.map_err(|error| error_code(&error))?;
-        let mut link = Link { sender, driver: Some(Box::new(driver)), error: None, meter, opened, uses: 0 };
+        let mut link = Link { target, sender, driver: Some(Box::new(driver)), error: None, meter, opened, uses: 0 };
         if poll_fn(|cx| link.poll_ready(cx)).await {
             return Ok(link);
         }
         Err(link.error.as_ref().map_or(ErrorCode::ConnectReset, error_code))
+    }
+
+    /// Where it leads.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
     }
 
     /// When it was opened.

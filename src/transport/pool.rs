@@ -7,26 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use url::Host;
-
 use super::link::Link;
 use crate::model::EndpointId;
-use crate::policy::egress::{Scheme, Target};
-
-/// Whose connection, and where to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    endpoint: EndpointId,
-    scheme: Scheme,
-    host: Host<String>,
-    port: u16,
-}
-
-impl Key {
-    pub(super) fn new(endpoint: EndpointId, target: &Target) -> Key {
-        Key { endpoint, scheme: target.scheme, host: target.host.clone(), port: target.port }
-    }
-}
 
 /// How many, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +27,11 @@ pub(super) struct Pool {
 }
 
 /// Every entry is in both maps. Tickets grow, so that `by_age` begins with the connection that has been idle
-/// for longest, and each list of `by_key` ends with the one that was used last.
+/// for longest, and each list of `by_endpoint` ends with the one that was used last.
 #[derive(Default)]
 struct Idle {
-    by_key: HashMap<Key, Vec<Entry>>,
-    by_age: BTreeMap<u64, Key>,
+    by_endpoint: HashMap<EndpointId, Vec<Entry>>,
+    by_age: BTreeMap<u64, EndpointId>,
     last_ticket: u64,
 }
 
@@ -64,11 +46,13 @@ impl Pool {
         Pool { limits, idle: Mutex::default() }
     }
 
-    /// The connection of this key that was used last, where one is young enough. It may have died meanwhile.
-    pub(super) fn take(&self, key: &Key, now: Instant) -> Option<Link> {
+    /// The connection that this endpoint used last, where one is young enough and leads to `url`: what led to the URL
+    /// that it had before is closed. It may have died meanwhile.
+    pub(super) fn take(&self, endpoint: EndpointId, url: &str, now: Instant) -> Option<Link> {
         let mut idle = self.lock();
-        while let Some(entry) = idle.pop(key) {
-            if now.duration_since(entry.since) < self.limits.idle && self.is_young(&entry.link, now) {
+        while let Some(entry) = idle.pop(endpoint) {
+            let is_fresh = now.duration_since(entry.since) < self.limits.idle && self.is_young(&entry.link, now);
+            if is_fresh && entry.link.target().url == url {
                 return Some(entry.link);
             }
         }
@@ -76,16 +60,16 @@ impl Pool {
     }
 
     /// Keeps a connection that has nothing left to read. Makes room by closing what has been idle for longest.
-    pub(super) fn put(&self, key: Key, link: Link, now: Instant) {
+    pub(super) fn put(&self, endpoint: EndpointId, link: Link, now: Instant) {
         if !self.is_young(&link, now) {
             return;
         }
         let mut closed = Vec::new();
         let mut idle = self.lock();
-        if idle.count(&key) >= self.limits.idle_per_endpoint_max {
+        if idle.count(endpoint) >= self.limits.idle_per_endpoint_max {
             return;
         }
-        idle.push(key, link, now);
+        idle.push(endpoint, link, now);
         while idle.by_age.len() > self.limits.idle_max
             || idle.oldest_since().is_some_and(|since| now.duration_since(since) >= self.limits.idle)
         {
@@ -99,8 +83,8 @@ impl Pool {
     pub(super) fn sweep(&self, now: Instant) {
         let mut closed = Vec::new();
         let mut idle = self.lock();
-        let Idle { by_key, by_age, .. } = &mut *idle;
-        by_key.retain(|_, entries| {
+        let Idle { by_endpoint, by_age, .. } = &mut *idle;
+        by_endpoint.retain(|_, entries| {
             let dead = |entry: &mut Entry| {
                 now.duration_since(entry.since) >= self.limits.idle
                     || !self.is_young(&entry.link, now)
@@ -131,39 +115,39 @@ impl Pool {
 }
 
 impl Idle {
-    fn count(&self, key: &Key) -> usize {
-        self.by_key.get(key).map_or(0, Vec::len)
+    fn count(&self, endpoint: EndpointId) -> usize {
+        self.by_endpoint.get(&endpoint).map_or(0, Vec::len)
     }
 
-    fn push(&mut self, key: Key, link: Link, since: Instant) {
+    fn push(&mut self, endpoint: EndpointId, link: Link, since: Instant) {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        self.by_age.insert(ticket, key.clone());
-        self.by_key.entry(key).or_default().push(Entry { ticket, since, link });
+        self.by_age.insert(ticket, endpoint);
+        self.by_endpoint.entry(endpoint).or_default().push(Entry { ticket, since, link });
     }
 
-    fn pop(&mut self, key: &Key) -> Option<Entry> {
-        let entries = self.by_key.get_mut(key)?;
+    fn pop(&mut self, endpoint: EndpointId) -> Option<Entry> {
+        let entries = self.by_endpoint.get_mut(&endpoint)?;
         let entry = entries.pop()?;
         if entries.is_empty() {
-            self.by_key.remove(key);
+            self.by_endpoint.remove(&endpoint);
         }
         self.by_age.remove(&entry.ticket);
         Some(entry)
     }
 
     fn oldest_since(&self) -> Option<Instant> {
-        let (_, key) = self.by_age.first_key_value()?;
-        self.by_key.get(key)?.first().map(|entry| entry.since)
+        let (_, endpoint) = self.by_age.first_key_value()?;
+        self.by_endpoint.get(endpoint)?.first().map(|entry| entry.since)
     }
 
-    /// Within a key tickets grow, so that the oldest of all is the first of its list.
+    /// Within an endpoint tickets grow, so that the oldest of all is the first of its list.
     fn pop_oldest(&mut self) -> Option<Entry> {
-        let (_, key) = self.by_age.pop_first()?;
-        let entries = self.by_key.get_mut(&key)?;
+        let (_, endpoint) = self.by_age.pop_first()?;
+        let entries = self.by_endpoint.get_mut(&endpoint)?;
         let entry = entries.remove(0);
         if entries.is_empty() {
-            self.by_key.remove(&key);
+            self.by_endpoint.remove(&endpoint);
         }
         Some(entry)
     }
