@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::model::{
     Digest, DisabledReason, Endpoint, EndpointId, EndpointState, EventTypes, Key, KeyId, Merchant, MerchantId,
-    OldSecret, OwnerKind, Role, Secret,
+    OldSecret, OwnerKind, Role, Secret, Standing,
 };
 use crate::store::{Catalog, Change, Refusal, Store, StoreError};
 
@@ -79,8 +79,8 @@ pub type EndpointSink = Arc<dyn Fn(EndpointChange) + Send + Sync>;
 /// An endpoint appeared, changed or went.
 #[derive(Clone, Debug)]
 pub enum EndpointChange {
-    /// It is as given now.
-    Put(Arc<Endpoint>),
+    /// It is as given now, and stands so.
+    Put(Arc<Endpoint>, Standing),
     /// It is gone.
     Deleted(EndpointId, MerchantId),
 }
@@ -149,6 +149,11 @@ impl Registry {
         self.state().merchants.len()
     }
 
+    /// How many merchants the operator has paused.
+    pub fn paused_count(&self) -> usize {
+        self.state().merchants.values().filter(|merchant| merchant.paused_at.is_some()).count()
+    }
+
     /// An endpoint.
     pub fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.state().endpoints.get(&id).cloned()
@@ -158,6 +163,11 @@ impl Registry {
     pub fn endpoint_of(&self, merchant: &MerchantId) -> Option<Arc<Endpoint>> {
         let state = self.state();
         state.endpoint_of.get(merchant).and_then(|id| state.endpoints.get(id)).cloned()
+    }
+
+    /// Whether an endpoint's deliveries leave, its merchant's standing with the operator considered.
+    pub fn standing(&self, endpoint: &Endpoint) -> Standing {
+        self.state().standing(endpoint)
     }
 
     /// Every endpoint, in no order.
@@ -191,11 +201,24 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let known = self.merchant(id);
         let created_at = known.as_ref().map_or_else(|| self.clock.now(), |merchant| merchant.created_at);
-        let merchant = Merchant { id: id.clone(), name, created_at };
+        let paused_at = known.as_ref().and_then(|merchant| merchant.paused_at);
+        let merchant = Merchant { id: id.clone(), name, created_at, paused_at };
         if known.as_deref() != Some(&merchant) {
             self.apply(vec![Change::PutMerchant(merchant)]).await?;
         }
         Ok(known.is_none())
+    }
+
+    /// Holds all deliveries of a merchant back, or lets them leave again, whatever the merchant's own config says. The
+    /// merchant as it is now; `None` where there is none.
+    pub async fn pause_merchant(&self, id: &MerchantId, paused: bool) -> Result<Option<Arc<Merchant>>, Refusal> {
+        let _changing = self.changing.lock().await;
+        let Some(known) = self.merchant(id) else { return Ok(None) };
+        if known.paused_at.is_some() != paused {
+            let paused_at = paused.then(|| self.clock.now());
+            self.apply(vec![Change::PutMerchant(Merchant { paused_at, ..(*known).clone() })]).await?;
+        }
+        Ok(self.merchant(id))
     }
 
     /// Removes a merchant, its config and its keys. False where there was none. Its history stays.
@@ -249,7 +272,8 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
         if *endpoint != *seen {
-            (self.sink)(EndpointChange::Put(endpoint));
+            let standing = self.standing(&endpoint);
+            (self.sink)(EndpointChange::Put(endpoint, standing));
             return Ok(());
         }
         let state = EndpointState::Disabled(reason);
@@ -373,10 +397,18 @@ impl State {
         state
     }
 
+    fn standing(&self, endpoint: &Endpoint) -> Standing {
+        let merchant = self.merchants.get(&endpoint.merchant);
+        Standing::of(endpoint.state, merchant.is_some_and(|merchant| merchant.paused_at.is_some()))
+    }
+
     fn apply(&mut self, change: Change) -> Option<EndpointChange> {
         match change {
             Change::PutMerchant(merchant) => {
-                self.merchants.insert(merchant.id.clone(), Arc::new(merchant));
+                let id = merchant.id.clone();
+                self.merchants.insert(id.clone(), Arc::new(merchant));
+                let endpoint = self.endpoint_of.get(&id).and_then(|endpoint| self.endpoints.get(endpoint))?;
+                return Some(EndpointChange::Put(Arc::clone(endpoint), self.standing(endpoint)));
             }
             Change::DeleteMerchant(id) => {
                 self.merchants.remove(&id);
@@ -385,7 +417,8 @@ impl State {
                 let endpoint = Arc::new(endpoint);
                 self.endpoint_of.insert(endpoint.merchant.clone(), endpoint.id);
                 self.endpoints.insert(endpoint.id, Arc::clone(&endpoint));
-                return Some(EndpointChange::Put(endpoint));
+                let standing = self.standing(&endpoint);
+                return Some(EndpointChange::Put(endpoint, standing));
             }
             Change::DeleteEndpoint(id) => {
                 let endpoint = self.endpoints.remove(&id)?;

@@ -1,4 +1,4 @@
-//! Merchants: put, read, listed, removed.
+//! Merchants: put, read, listed, paused, removed.
 //!
 //! Never removes a merchant's history.
 
@@ -19,6 +19,8 @@ struct Shown {
     id: String,
     name: Option<String>,
     webhook_configured: bool,
+    /// Since when the operator holds its deliveries back.
+    paused_at: Option<String>,
     created_at: String,
 }
 
@@ -71,6 +73,31 @@ pub(super) async fn delete(admin: Arc<Admin>, request: Request) -> Result<Respon
     Ok(response::empty())
 }
 
+/// Holds all deliveries of a merchant back until they are let go; its events are taken and wait.
+pub(super) async fn pause(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
+    admin.require_operator(&request)?;
+    let id = admin.known_merchant(&request)?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
+    if !body.is_empty() {
+        Fields::parse(&body)?.finish()?;
+    }
+    set_paused(&admin, &id, true).await
+}
+
+/// Idempotent: letting go what is not held is done already.
+pub(super) async fn resume(admin: Arc<Admin>, request: Request) -> Result<Response, Problem> {
+    admin.require_operator(&request)?;
+    let id = admin.known_merchant(&request)?;
+    set_paused(&admin, &id, false).await
+}
+
+async fn set_paused(admin: &Admin, id: &MerchantId, paused: bool) -> Result<Response, Problem> {
+    let merchant = admin.engine.registry.pause_merchant(id, paused).await.map_err(|_| Problem::stopping())?;
+    let merchant = merchant.ok_or_else(unknown_merchant)?;
+    tracing::info!(merchant = %id, paused, "an operator pauses or resumes a merchant");
+    Ok(response::json(StatusCode::OK, &shown(admin, &merchant)))
+}
+
 fn name(body: &[u8]) -> Result<Option<Arc<str>>, Problem> {
     let mut fields = Fields::parse(body)?;
     let name = fields.optional_str("name");
@@ -87,6 +114,7 @@ fn shown(admin: &Admin, merchant: &Merchant) -> Shown {
         id: merchant.id.to_string(),
         name: merchant.name.as_deref().map(str::to_owned),
         webhook_configured: admin.engine.registry.endpoint_of(&merchant.id).is_some(),
+        paused_at: merchant.paused_at.map(|at| at.to_string()),
         created_at: merchant.created_at.to_string(),
     }
 }

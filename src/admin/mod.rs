@@ -52,6 +52,8 @@ pub fn routes(admin: Admin) -> Routes {
         .on(Method::PUT, "/admin/v1/merchants/{id}", merchants::put)
         .on(Method::GET, "/admin/v1/merchants/{id}", merchants::get)
         .on(Method::DELETE, "/admin/v1/merchants/{id}", merchants::delete)
+        .on(Method::PUT, "/admin/v1/merchants/{id}/pause", merchants::pause)
+        .on(Method::DELETE, "/admin/v1/merchants/{id}/pause", merchants::resume)
         .on(Method::POST, "/admin/v1/merchants/{id}/keys", keys::create_for_merchant)
         .on(Method::GET, "/admin/v1/merchants/{id}/keys", keys::list_of_merchant)
         .on(Method::DELETE, "/admin/v1/merchants/{id}/keys/{key_id}", keys::delete_of_merchant)

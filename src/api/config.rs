@@ -38,7 +38,7 @@ enum ShownTypes {
 pub(super) async fn get(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let endpoint = api.engine.registry.endpoint_of(&merchant).ok_or_else(not_configured)?;
-    Ok(shown(StatusCode::OK, &endpoint))
+    Ok(shown(&api, StatusCode::OK, &endpoint))
 }
 
 pub(super) async fn put(api: Arc<Api>, mut request: Request) -> Result<Response, Problem> {
@@ -48,7 +48,7 @@ pub(super) async fn put(api: Arc<Api>, mut request: Request) -> Result<Response,
     let config = read(&body, &api.rules)?;
     let put = api.engine.registry.put_config(&merchant, config, &precondition).await;
     let (endpoint, is_new) = put.map_err(rejected)?;
-    Ok(shown(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &endpoint))
+    Ok(shown(&api, if is_new { StatusCode::CREATED } else { StatusCode::OK }, &endpoint))
 }
 
 /// Idempotent: removing what is not there is done already.
@@ -150,7 +150,8 @@ fn rejected(rejected: Rejected) -> Problem {
     }
 }
 
-fn shown(status: StatusCode, endpoint: &Endpoint) -> Response {
+fn shown(api: &Api, status: StatusCode, endpoint: &Endpoint) -> Response {
+    let standing = api.engine.registry.standing(endpoint);
     let event_types = if endpoint.event_types.is_every() {
         ShownTypes::Every("all")
     } else {
@@ -164,8 +165,8 @@ fn shown(status: StatusCode, endpoint: &Endpoint) -> Response {
             enabled: endpoint.state == EndpointState::Active,
             secret_set: endpoint.secret.is_some(),
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
-            state: endpoint.state.as_str(),
-            state_reason: endpoint.state.reason(),
+            state: standing.as_str(),
+            state_reason: standing.reason(),
             created_at: endpoint.created_at.to_string(),
             updated_at: endpoint.updated_at.to_string(),
         },

@@ -266,22 +266,13 @@ impl Known {
     fn of(dashboard: &Dashboard, endpoint: &Endpoint) -> Known {
         let now = dashboard.clock.now();
         let old = endpoint.old_secrets_at(now).filter(|_| endpoint.secret.is_some());
+        let standing = dashboard.engine.registry.standing(endpoint);
+        let (state_word, reason) = words::standing(standing);
         Known {
             url: endpoint.url.to_string(),
-            state: endpoint.state.as_str(),
-            state_word: match endpoint.state {
-                EndpointState::Active => "Active",
-                EndpointState::Paused => "Paused",
-                EndpointState::Disabled(_) => "Disabled",
-            },
-            reason: match endpoint.state {
-                EndpointState::Active => None,
-                EndpointState::Paused => Some("Delivery is switched off. Events are kept and wait until you resume."),
-                EndpointState::Disabled(_) => Some(
-                    "Your endpoint answered 410 Gone, so delivery was switched off. Events are kept and wait. Check the \
-                     URL, then resume.",
-                ),
-            },
+            state: standing.as_str(),
+            state_word,
+            reason,
             is_active: endpoint.state == EndpointState::Active,
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
             old_secrets_until: old.map(|old| words::moment(old.until)).collect(),

@@ -116,12 +116,45 @@ impl EndpointState {
             EndpointState::Disabled(_) => "disabled",
         }
     }
+}
+
+/// Whether deliveries leave, all told: the endpoint's own state, unless the operator has paused its merchant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As its own state says.
+    Own(EndpointState),
+    /// It is active, and the operator has paused its merchant.
+    Held,
+}
+
+impl Standing {
+    /// Of an endpoint in this state, whose merchant is paused or not.
+    pub fn of(state: EndpointState, merchant_is_paused: bool) -> Standing {
+        match state {
+            EndpointState::Active if merchant_is_paused => Standing::Held,
+            state => Standing::Own(state),
+        }
+    }
+
+    /// Whether deliveries leave.
+    pub fn leaves(self) -> bool {
+        self == Standing::Own(EndpointState::Active)
+    }
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Standing::Own(state) => state.as_str(),
+            Standing::Held => EndpointState::Paused.as_str(),
+        }
+    }
 
     /// Why, where its merchant did not choose it.
     pub const fn reason(self) -> Option<&'static str> {
         match self {
-            EndpointState::Active | EndpointState::Paused => None,
-            EndpointState::Disabled(reason) => Some(reason.as_str()),
+            Standing::Own(EndpointState::Active | EndpointState::Paused) => None,
+            Standing::Own(EndpointState::Disabled(reason)) => Some(reason.as_str()),
+            Standing::Held => Some("operator"),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, EndpointV2, KeyV1, MerchantV1, SettledV1};
+use super::journal::codec::{self, EndpointV2, KeyV1, MerchantV2, SettledV1};
 use super::journal::{Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
@@ -34,7 +34,7 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
     let merchants = merchants
         .pairs
         .iter()
-        .map(|(_, bytes)| value::decode::<MerchantV1>(bytes)?.into_merchant().map_err(index_fault));
+        .map(|(_, bytes)| value::decode::<MerchantV2>(bytes)?.into_merchant().map_err(index_fault));
     let endpoints = endpoints
         .pairs
         .iter()

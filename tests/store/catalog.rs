@@ -21,8 +21,13 @@ pub(crate) fn the_catalog_holds_what_was_put_and_not_deleted(subject: &mut Subje
         assert!(catalog.merchants.is_empty() && catalog.endpoints.is_empty() && catalog.keys.is_empty());
     });
     two_merchants(subject);
-    let longest = Merchant { id: name(&"m".repeat(MerchantId::LEN_MAX)), name: None, created_at: BEGINNING };
-    let renamed = Merchant { name: Some("Globex Corporation".into()), ..merchant("globex") };
+    let longest =
+        Merchant { id: name(&"m".repeat(MerchantId::LEN_MAX)), name: None, created_at: BEGINNING, paused_at: None };
+    let renamed = Merchant {
+        name: Some("Globex Corporation".into()),
+        paused_at: Some(BEGINNING.plus_ms(1)),
+        ..merchant("globex")
+    };
     subject.change([Change::PutMerchant(longest.clone()), Change::PutMerchant(merchant("initech"))]);
     subject.change([Change::PutMerchant(renamed.clone()), Change::DeleteMerchant(name("initech"))]);
     subject.change([Change::DeleteEndpoint(GLOBEX), Change::DeleteEndpoint(EndpointId(77))]);

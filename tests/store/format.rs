@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use posthaste::model::{Endpoint, KeyId, OldSecret, OwnerKind, Role, Secret, Sent};
+use posthaste::model::{Endpoint, KeyId, Merchant, OldSecret, OwnerKind, Role, Secret, Sent};
 use posthaste::store::embedded::Limits;
 use posthaste::store::{Acceptance, Change, NewEvent, Notice, Settlement, Store};
 
@@ -26,6 +26,8 @@ const EARLY: &str = "format-1-early";
 const RETAINED: &str = "format-1";
 /// With secrets, one before the present one at most, and with what was signed.
 const SIGNED: &str = "format-1-signed";
+/// With many secrets before the present one, their signatures, and a merchant that is paused.
+const ROTATED: &str = "format-1-rotated";
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures")
@@ -50,6 +52,8 @@ fn shown(left: &Left) -> String {
     lines.extend(
         catalog.endpoints.iter().map(|e| format!("endpoint {} {} {} {}", e.id, e.merchant, e.url, e.updated_at)),
     );
+    let paused = catalog.merchants.iter().filter_map(|m| Some(format!("paused {} since {}", m.id, m.paused_at?)));
+    lines.extend(paused);
     lines.extend(catalog.endpoints.iter().filter_map(secrets));
     lines.extend(catalog.keys.iter().map(|k| format!("key {} {:?} {:?}", k.id.0, k.role, k.digest)));
     let owner = store.owner(OwnerKind::Card, "c1").expect("readable");
@@ -120,14 +124,19 @@ fn a_journal_of_the_first_secrets_and_signatures_is_read() {
 }
 
 #[test]
+fn a_journal_of_many_secrets_and_a_paused_merchant_is_read() {
+    check(ROTATED);
+}
+
+#[test]
 #[ignore = "makes the fixtures of a new format"]
 fn fixture() {
     let target = PathBuf::from(std::env::var("POSTHASTE_FIXTURES").expect("where to"));
     let left = live();
-    let journal = target.join(SIGNED).join("journal");
+    let journal = target.join(ROTATED).join("journal");
     fs::create_dir_all(&journal).expect("made");
     copy_journal(left.dir.path(), &journal);
-    fs::write(target.join(SIGNED).join("picture.txt"), shown(&left) + "\n").expect("written");
+    fs::write(target.join(ROTATED).join("picture.txt"), shown(&left) + "\n").expect("written");
 }
 
 fn copy_journal(dir: &Path, target: &Path) {
@@ -150,7 +159,7 @@ fn live() -> Left {
     change(vec![
         Change::PutMerchant(merchant("acme")),
         Change::PutEndpoint(Endpoint { secret: secret("first"), ..endpoint(ACME, "acme") }),
-        Change::PutMerchant(merchant("globex")),
+        Change::PutMerchant(Merchant { paused_at: Some(BEGINNING.plus_ms(7)), ..merchant("globex") }),
         Change::PutEndpoint(rotated(endpoint(GLOBEX, "globex"))),
         Change::PutKey(key(1, Role::Producer)),
         Change::PutKey(key(2, Role::Operator)),
@@ -199,11 +208,12 @@ fn secret(text: &str) -> Option<Secret> {
 }
 
 fn rotated(endpoint: Endpoint) -> Endpoint {
-    let old = OldSecret { secret: secret("the one before").expect("legal"), until: BEGINNING.plus_ms(1) };
-    Endpoint { secret: secret("second"), old_secrets: vec![old], ..endpoint }
+    let old = ["first", "second", "third"].map(|text| secret(text).expect("legal"));
+    let old_secrets = old.map(|secret| OldSecret { secret, until: BEGINNING.plus_ms(1) }).into();
+    Endpoint { secret: secret("fourth"), old_secrets, ..endpoint }
 }
 
-/// With signatures of the present secret; every other time also of one before it.
+/// With signatures of the present secret; every other time also of two before it.
 fn signed(mut settlement: Settlement, n: u8) -> Settlement {
     let old = n.is_multiple_of(2).then_some([n + 2; 32]);
     let attempt = settlement.attempt.as_mut().expect("one was made");
@@ -212,7 +222,7 @@ fn signed(mut settlement: Settlement, n: u8) -> Settlement {
         signature: Some([n; 32]),
         standard: Some([n + 1; 32]),
         signature_old: old,
-        standards_old: old.into_iter().collect(),
+        standards_old: old.into_iter().flat_map(|digest| [digest, [n + 3; 32]]).collect(),
     });
     settlement
 }

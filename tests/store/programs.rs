@@ -252,6 +252,7 @@ impl Run {
             0..3 => Change::PutMerchant(Merchant {
                 name: self.maybe(&["A", "B"]).map(Into::into),
                 created_at: self.now(),
+                paused_at: self.maybe(&[self.now()]),
                 ..merchant(owner)
             }),
             3 => Change::DeleteMerchant(name(owner)),

@@ -31,7 +31,7 @@ pub(crate) fn name(text: &str) -> MerchantId {
 }
 
 pub(crate) fn merchant(id: &str) -> Merchant {
-    Merchant { id: name(id), name: Some(format!("{id} & Söhne").into()), created_at: BEGINNING }
+    Merchant { id: name(id), name: Some(format!("{id} & Söhne").into()), created_at: BEGINNING, paused_at: None }
 }
 
 pub(crate) fn endpoint(id: EndpointId, merchant: &str) -> Endpoint {

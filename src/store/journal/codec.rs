@@ -312,14 +312,24 @@ pub(crate) enum ChangeV1 {
     PutOwner(u8, String, String),
     DeleteOwner(u8, String),
     PutEndpointV2(EndpointV2),
+    PutMerchantV2(MerchantV2),
 }
 
-/// A merchant, in the journal and in the index.
+/// A merchant as it was written first. Read only.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct MerchantV1 {
     id: String,
     name: Option<String>,
     created_at: i64,
+}
+
+/// A merchant, in the journal and in the index.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) struct MerchantV2 {
+    id: String,
+    name: Option<String>,
+    created_at: i64,
+    paused_at: Option<i64>,
 }
 
 /// An endpoint as it was written first. Read only.
@@ -366,7 +376,7 @@ pub(crate) struct KeyV1 {
 impl ChangeV1 {
     pub(crate) fn of(change: &Change) -> ChangeV1 {
         match change {
-            Change::PutMerchant(merchant) => ChangeV1::PutMerchant(MerchantV1::of(merchant)),
+            Change::PutMerchant(merchant) => ChangeV1::PutMerchantV2(MerchantV2::of(merchant)),
             Change::DeleteMerchant(id) => ChangeV1::DeleteMerchant(id.as_str().to_owned()),
             Change::PutEndpoint(endpoint) => ChangeV1::PutEndpointV2(EndpointV2::of(endpoint)),
             Change::DeleteEndpoint(id) => ChangeV1::DeleteEndpoint(id.0),
@@ -381,7 +391,8 @@ impl ChangeV1 {
 
     pub(crate) fn into_change(self) -> Decoded<Change> {
         Ok(match self {
-            ChangeV1::PutMerchant(body) => Change::PutMerchant(body.into_merchant()?),
+            ChangeV1::PutMerchant(body) => Change::PutMerchant(body.into_v2().into_merchant()?),
+            ChangeV1::PutMerchantV2(body) => Change::PutMerchant(body.into_merchant()?),
             ChangeV1::DeleteMerchant(id) => Change::DeleteMerchant(merchant(&id)?),
             ChangeV1::PutEndpoint(body) => Change::PutEndpoint(body.into_v2().into_endpoint()?),
             ChangeV1::PutEndpointV2(body) => Change::PutEndpoint(body.into_endpoint()?),
@@ -395,11 +406,19 @@ impl ChangeV1 {
 }
 
 impl MerchantV1 {
-    pub(crate) fn of(merchant: &Merchant) -> MerchantV1 {
-        MerchantV1 {
+    fn into_v2(self) -> MerchantV2 {
+        let MerchantV1 { id, name, created_at } = self;
+        MerchantV2 { id, name, created_at, paused_at: None }
+    }
+}
+
+impl MerchantV2 {
+    pub(crate) fn of(merchant: &Merchant) -> MerchantV2 {
+        MerchantV2 {
             id: merchant.id.as_str().to_owned(),
             name: merchant.name.as_deref().map(str::to_owned),
             created_at: merchant.created_at.as_ms(),
+            paused_at: merchant.paused_at.map(Timestamp::as_ms),
         }
     }
 
@@ -408,6 +427,7 @@ impl MerchantV1 {
             id: merchant(&self.id)?,
             name: self.name.map(Into::into),
             created_at: Timestamp::from_ms(self.created_at),
+            paused_at: self.paused_at.map(Timestamp::from_ms),
         })
     }
 }
