@@ -19,7 +19,7 @@ use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Terms, Timestamp};
+use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Standing, Terms, Timestamp};
 use crate::outbox::Outbox;
 use crate::portal::{self, Portal};
 use crate::pulse::{self, Pulse};
@@ -204,6 +204,16 @@ impl Engine {
         self.transport.certificate_not_after(endpoint)
     }
 
+    /// When the first attempt after the last success failed. `None`: the last one succeeded, or none is known of.
+    pub fn failing_since(&self, endpoint: &Endpoint) -> Option<Timestamp> {
+        endpoint.failing_since.or_else(|| self.pulse.failing_since(&endpoint.merchant))
+    }
+
+    /// Whether deliveries leave and nothing but failures comes back. What is switched off makes no attempts.
+    pub fn is_failing(&self, endpoint: &Endpoint) -> bool {
+        self.registry.standing(endpoint).leaves() && self.failing_since(endpoint).is_some()
+    }
+
     /// Figures of the store.
     pub fn figures(&self) -> StoreFigures {
         self.store.figures()
@@ -220,9 +230,10 @@ impl Engine {
         self.metrics.in_flight.set(total(Vitals::in_flight));
         self.metrics.windowed.set(total(Vitals::windowed));
         let endpoints = self.registry.endpoints();
-        let count = |is: fn(&Endpoint) -> bool| endpoints.iter().filter(|endpoint| is(endpoint)).count() as f64;
-        self.metrics.endpoints_failing.set(count(Endpoint::is_failing));
-        self.metrics.endpoints_disabled.set(count(|e| matches!(e.state, EndpointState::Disabled(_))));
+        let failing = endpoints.iter().filter(|endpoint| self.is_failing(endpoint)).count();
+        self.metrics.endpoints_failing.set(failing as f64);
+        let disabled = endpoints.iter().filter(|e| matches!(e.state, EndpointState::Disabled(_))).count();
+        self.metrics.endpoints_disabled.set(disabled as f64);
         self.metrics.journal_bytes.set(figures.journal_bytes as f64);
         self.metrics.disk_free_bytes.set(figures.free_bytes as f64);
         self.metrics.commit_queued.set(figures.queued as f64);
@@ -288,12 +299,12 @@ fn take_up(
     for Backlog { endpoint, merchant, .. } in store.backlog()? {
         owed.insert(endpoint);
         let known = registry.endpoint(endpoint);
-        let gate = known.as_ref().map_or(Gate::Closed, |endpoint| gate(endpoint.state));
+        let gate = known.as_ref().map_or(Gate::Closed, |endpoint| gate(registry.standing(endpoint)));
         let terms = known.map_or(Terms::default(), |endpoint| endpoint.terms());
         announce(&merchant.clone(), Control::Open { endpoint, merchant, gate, backlog: true, terms });
     }
     for endpoint in registry.endpoints().into_iter().filter(|endpoint| !owed.contains(&endpoint.id)) {
-        let (gate, merchant) = (gate(endpoint.state), endpoint.merchant.clone());
+        let (gate, merchant) = (gate(registry.standing(&endpoint)), endpoint.merchant.clone());
         let terms = endpoint.terms();
         announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false, terms });
     }
@@ -316,8 +327,8 @@ fn notice_sink(inlets: Vec<Inlet>, feed: Arc<Feed>) -> NoticeSink {
 fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSink {
     Arc::new(move |change| {
         let (merchant, endpoint, gate, terms) = match change {
-            EndpointChange::Put(endpoint) => {
-                (endpoint.merchant.clone(), endpoint.id, gate(endpoint.state), endpoint.terms())
+            EndpointChange::Put(endpoint, standing) => {
+                (endpoint.merchant.clone(), endpoint.id, gate(standing), endpoint.terms())
             }
             EndpointChange::Deleted(endpoint, merchant) => (merchant, endpoint, Gate::Closed, Terms::default()),
         };
@@ -327,11 +338,8 @@ fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSin
     })
 }
 
-fn gate(state: EndpointState) -> Gate {
-    match state {
-        EndpointState::Active => Gate::Open,
-        EndpointState::Paused | EndpointState::Disabled(_) => Gate::Held,
-    }
+fn gate(standing: Standing) -> Gate {
+    if standing.leaves() { Gate::Open } else { Gate::Held }
 }
 
 /// A shard's part of the limits that hold for all of them together.

@@ -83,7 +83,7 @@ pub struct Metrics {
     pub expired: Counter,
     /// Attempts that were not made for a fault of this host.
     pub excused: Counter,
-    /// Endpoints from which nothing but failures has come for long.
+    /// Active endpoints of which no attempt has succeeded since one failed.
     pub endpoints_failing: Gauge,
     /// Endpoints that the product switched off.
     pub endpoints_disabled: Gauge,
@@ -160,7 +160,8 @@ impl Metrics {
             ),
             expired: of.counter("posthaste_deliveries_expired_total", "Deliveries failed because they waited too long"),
             excused: of.counter("posthaste_attempts_excused_total", "Attempts not made for a fault of this host"),
-            endpoints_failing: of.gauge("posthaste_endpoints_failing", "Endpoints with nothing but failures for long"),
+            endpoints_failing: of
+                .gauge("posthaste_endpoints_failing", "Active endpoints of which the last attempt failed"),
             endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
             unreadable: of.counter(
                 "posthaste_payloads_unreadable_total",

@@ -4,10 +4,9 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{EndpointId, EventType, InvalidId, MerchantId, Timestamp};
+use super::{EndpointId, EventType, MerchantId, Timestamp};
 
 /// A signing secret, 1 to 256 bytes of UTF-8. Printing it shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -126,6 +125,47 @@ impl EndpointState {
     }
 }
 
+/// Whether deliveries leave, all told: the endpoint's own state, unless the operator has paused its merchant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As its own state says.
+    Own(EndpointState),
+    /// It is active, and the operator has paused its merchant.
+    Held,
+}
+
+impl Standing {
+    /// Of an endpoint in this state, whose merchant is paused or not.
+    pub fn of(state: EndpointState, merchant_is_paused: bool) -> Standing {
+        match state {
+            EndpointState::Active if merchant_is_paused => Standing::Held,
+            state => Standing::Own(state),
+        }
+    }
+
+    /// Whether deliveries leave.
+    pub fn leaves(self) -> bool {
+        self == Standing::Own(EndpointState::Active)
+    }
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Standing::Own(state) => state.as_str(),
+            Standing::Held => EndpointState::Paused.as_str(),
+        }
+    }
+
+    /// Why, where its merchant did not choose it.
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            Standing::Own(EndpointState::Active | EndpointState::Paused) => None,
+            Standing::Own(EndpointState::Disabled(reason)) => Some(reason.as_str()),
+            Standing::Held => Some("operator"),
+        }
+    }
+}
+
 /// Which deliveries of one endpoint must not overtake each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ordering {
@@ -149,14 +189,6 @@ impl Ordering {
     }
 }
 
-impl FromStr for Ordering {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Ordering, InvalidId> {
-        Ordering::ALL.into_iter().find(|ordering| ordering.as_str() == text).ok_or(InvalidId)
-    }
-}
-
 /// What decides how an endpoint's deliveries leave, beside whether they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
@@ -170,7 +202,7 @@ pub struct Terms {
     pub changed_at: Timestamp,
 }
 
-/// The secret before the current one, which still signs for a while.
+/// A secret before the current one, which still signs for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldSecret {
     /// The replaced secret.
@@ -192,15 +224,17 @@ pub struct Endpoint {
     pub event_types: EventTypes,
     /// Signs every request, where set.
     pub secret: Option<Secret>,
-    /// Signs beside `secret` until its grace ends.
-    pub old_secret: Option<OldSecret>,
+    /// Each signs beside `secret` until its grace ends. The one replaced first stands first; at most
+    /// [`Endpoint::OLD_SECRETS_MAX`].
+    pub old_secrets: Vec<OldSecret>,
     /// Whether deliveries leave.
     pub state: EndpointState,
     /// Which deliveries must not overtake each other.
     pub ordering: Ordering,
     /// The most attempts a second, where the merchant set one.
     pub rate: Option<NonZeroU32>,
-    /// Since when nothing but failures came from it, where that has lasted. No change of the config.
+    /// Since when nothing but failures came from it, where that has lasted long enough to be recorded. No change of
+    /// the config.
     pub failing_since: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
@@ -209,10 +243,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Whether it is tried, and nothing but failures have come from it for long.
-    pub fn is_failing(&self) -> bool {
-        self.failing_since.is_some() && self.state == EndpointState::Active
-    }
+    /// Secrets that were replaced and still sign. With one more the one replaced first signs no longer.
+    pub const OLD_SECRETS_MAX: usize = 4;
 
     /// How its deliveries leave.
     pub fn terms(&self) -> Terms {
@@ -224,9 +256,9 @@ impl Endpoint {
         }
     }
 
-    /// The old secret, where its grace has not ended at `now`.
-    pub fn old_secret_at(&self, now: Timestamp) -> Option<&Secret> {
-        self.old_secret.as_ref().filter(|old| now < old.until).map(|old| &old.secret)
+    /// The old secrets whose grace has not ended at `now`, the one replaced first first.
+    pub fn old_secrets_at(&self, now: Timestamp) -> impl Iterator<Item = &OldSecret> {
+        self.old_secrets.iter().filter(move |old| now < old.until)
     }
 }
 

@@ -6,13 +6,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::carry::accepted_of;
+use super::carry::{accepted_of, chain, expect};
 use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, KeyV1, MerchantV1, SettledV1};
-use super::journal::{Header, Kind, Segments};
+use super::journal::codec::{self, EndpointV2, KeyV1, MerchantV2, SettledV1};
+use super::journal::{Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
     Attempt, Delivery, DueKey, EndpointId, Event, EventId, EventType, Location, MerchantId, OwnerKind, Status,
@@ -34,8 +34,11 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
     let merchants = merchants
         .pairs
         .iter()
-        .map(|(_, bytes)| value::decode::<MerchantV1>(bytes)?.into_merchant().map_err(index_fault));
-    let endpoints = endpoints.pairs.iter().map(|(_, bytes)| value::decode_endpoint(bytes));
+        .map(|(_, bytes)| value::decode::<MerchantV2>(bytes)?.into_merchant().map_err(index_fault));
+    let endpoints = endpoints
+        .pairs
+        .iter()
+        .map(|(_, bytes)| value::decode::<EndpointV2>(bytes)?.into_endpoint().map_err(index_fault));
     let keys = keys.pairs.iter().map(|(_, bytes)| value::decode::<KeyV1>(bytes)?.into_key().map_err(index_fault));
     Ok(Catalog {
         merchants: merchants.collect::<Result<_, _>>()?,
@@ -95,7 +98,7 @@ pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> 
                 (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
                 continue;
             }
-            let (item, _) = match item(segments, &runs[run], id, &entry) {
+            let item = match item(segments, &runs[run], id, &entry) {
                 // Dropped or copied forward after the look: looking again tells which.
                 Err(_) if !segments.keeps(entry.location) && looks < LOOKS_MAX => {
                     looks += 1;
@@ -159,9 +162,9 @@ fn read(
     id: EventId,
     entry: &Entry,
 ) -> Result<(HistoryItem, Event, Vec<Attempt>), StoreError> {
-    let (item, last) = item(segments, run, id, entry)?;
+    let item = item(segments, run, id, entry)?;
     let event = event(segments, entry.location)?;
-    Ok((item, event, attempts(segments, entry.last_attempt, last)?))
+    Ok((item, event, attempts(segments, entry.last_attempt)?))
 }
 
 /// The event of a delivery: where the delivery says that it stands, or where it was copied to since.
@@ -219,40 +222,15 @@ fn settled(event: &Event, item: &HistoryItem, endpoint: EndpointId, entry: &Entr
     }
 }
 
-/// Every attempt from the newest back to the first, turned round.
-fn attempts(
-    segments: &Segments,
-    newest: Option<Location>,
-    last: Option<SettledV1>,
-) -> Result<Vec<Attempt>, StoreError> {
-    let mut attempts = Vec::with_capacity(last.map_or(0, |meta| meta.attempts as usize).min(1024));
-    let mut next = newest;
-    while let Some(location) = next {
-        let record = match segments.read(location) {
-            Err(_) if segments.is_lost(location) => break,
-            record => record?,
-        };
-        if record.header.kind == Kind::Lost {
-            break;
-        }
-        expect(&record.header, Kind::is_attempt, location)?;
-        let meta: SettledV1 = codec::decode(&record.meta).map_err(index_fault)?;
-        next = meta.last_attempt.map(Location);
-        if let Some(attempt) = meta.attempt {
-            attempts.push(attempt.into_attempt(&record.payload).map_err(index_fault)?);
-        }
-    }
-    attempts.reverse();
-    Ok(attempts)
+/// Every attempt that is kept, first one first.
+fn attempts(segments: &Segments, newest: Option<Location>) -> Result<Vec<Attempt>, StoreError> {
+    let records = chain(segments, newest)?.into_iter();
+    let attempts = records.filter_map(|(meta, response)| Some(meta.attempt?.into_attempt(&response)));
+    attempts.collect::<Result<_, _>>().map_err(index_fault)
 }
 
-/// One line of history, and the record of the newest attempt.
-fn item(
-    segments: &Segments,
-    run: &Run,
-    id: EventId,
-    entry: &Entry,
-) -> Result<(HistoryItem, Option<SettledV1>), StoreError> {
+/// One line of history.
+fn item(segments: &Segments, run: &Run, id: EventId, entry: &Entry) -> Result<HistoryItem, StoreError> {
     let (header, bytes) = segments.read_meta(entry.location)?;
     expect(&header, Kind::is_event, entry.location)?;
     let meta = accepted_of(header.kind, &bytes)?;
@@ -279,7 +257,7 @@ fn item(
         }
         None => false,
     };
-    let item = HistoryItem {
+    Ok(HistoryItem {
         id,
         sequence: meta.sequence,
         event_type: run.event_type,
@@ -290,8 +268,7 @@ fn item(
         next_attempt_at: run.status.is_waiting().then_some(entry.when),
         last_attempt: summary,
         expired: run.status == Status::Failed && !ended_by_attempt,
-    };
-    Ok((item, last))
+    })
 }
 
 fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], statuses: &[Status]) -> Vec<Run> {
@@ -311,15 +288,4 @@ fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], s
     runs.sort_unstable();
     runs.dedup();
     runs
-}
-
-fn expect(header: &Header, wanted: fn(Kind) -> bool, location: Location) -> Result<(), StoreError> {
-    if wanted(header.kind) && header.is_understood() {
-        return Ok(());
-    }
-    Err(StoreError::Corrupt(format!(
-        "the record at byte {} of segment {} is not of the kind that points to it",
-        location.offset(),
-        location.segment()
-    )))
 }

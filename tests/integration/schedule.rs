@@ -42,7 +42,8 @@ fn the_first_retry_comes_after_five_seconds_give_or_take_a_fifth() {
 #[test]
 fn retries_are_spread_by_their_jitter() {
     let receiver = Receiver::scripted(|_| Reply::Status(500));
-    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "1h")]);
+    // Else it would be left alone before thirty have failed.
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "1h"), ("DELIVERY__BREAKER_FAILURES", "0")]);
     let mut merchant = appliance.merchant_at("acme", &receiver);
     let mut waits_s: Vec<f64> = (0..30).map(|_| wait_s(&fail_once(&appliance, &mut merchant))).collect();
     waits_s.sort_by(f64::total_cmp);

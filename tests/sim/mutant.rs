@@ -11,6 +11,7 @@ use posthaste::model::{
 };
 use posthaste::shard::{Action, Figures, Gate, Limits, Page, Policy, Recall, Settled, Shard};
 
+use crate::care::terms;
 use crate::subject::Subject;
 
 /// What goes wrong, now and then or always.
@@ -115,6 +116,7 @@ pub(crate) struct Mutant {
     shard: Shard,
     bug: Bug,
     life: u32,
+    care: bool,
     chances: u64,
     kept: VecDeque<Action>,
     payload: Option<Bytes>,
@@ -143,7 +145,7 @@ impl Mutant {
             _ => {}
         }
         let shard = Shard::new(limits, policy);
-        Mutant { shard, bug, life, chances: 0, kept: VecDeque::new(), payload: None }
+        Mutant { shard, bug, life, care, chances: 0, kept: VecDeque::new(), payload: None }
     }
 
     fn strikes(&mut self, bug: Bug) -> bool {
@@ -209,10 +211,6 @@ impl Subject for Mutant {
         self.shard.open(endpoint, merchant, self.gate_of(gate), backlog && !forgotten, terms);
     }
 
-    fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
-        self.shard.gate(endpoint, self.gate_of(gate));
-    }
-
     fn accept(&mut self, delivery: Delivery) {
         if !self.strikes(Bug::ForgetsANotice) {
             self.shard.accept(delivery);
@@ -262,7 +260,8 @@ impl Subject for Mutant {
         let chance = if self.bug == Bug::RollsItsOwnDice { rolled() } else { chance };
         let settled = self.shard.settle(now, endpoint, event, &heard, chance);
         if self.bug == Bug::GoesOnAfterGone && settled.disable.is_some() {
-            self.shard.gate(endpoint, Gate::Open);
+            let terms = terms(endpoint, self.care);
+            self.shard.open(endpoint, settled.delivery.merchant.clone(), Gate::Open, false, terms);
         }
         Settled { verdict: self.verdict_of(now, outcome, settled.verdict), ..settled }
     }

@@ -23,7 +23,7 @@ use crate::entropy::SystemEntropy;
 use crate::metrics::Metrics;
 use crate::model::{
     Attempt, Delivery, DueKey, EndpointId, EndpointState, Event, EventId, EventType, EventTypes, MerchantId,
-    Ordering as Order, Outcome, OwnerKind, Phases, Status, Terms,
+    Ordering as Order, Outcome, OwnerKind, Phases, Standing, Status, Terms,
 };
 use crate::policy::retry::Schedule;
 use crate::pulse::Pulse;
@@ -309,8 +309,9 @@ impl Scene {
 fn endpoint_sink(controls: mpsc::UnboundedSender<Control>) -> EndpointSink {
     Arc::new(move |change| {
         let (endpoint, merchant, gate, terms) = match change {
-            EndpointChange::Put(endpoint) => {
-                let gate = if endpoint.state == EndpointState::Active { Gate::Open } else { Gate::Held };
+            EndpointChange::Put(endpoint, standing) => {
+                let is_active = standing == Standing::Own(EndpointState::Active);
+                let gate = if is_active { Gate::Open } else { Gate::Held };
                 (endpoint.id, endpoint.merchant.clone(), gate, endpoint.terms())
             }
             EndpointChange::Deleted(endpoint, merchant) => (endpoint, merchant, Gate::Closed, Terms::default()),

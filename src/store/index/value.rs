@@ -5,14 +5,11 @@
 
 use bincode::{Decode, Encode};
 
-use crate::model::{Delivery, Endpoint, EndpointId, EventId, EventType, Location, MerchantId, Status, Timestamp};
+use crate::model::{Delivery, EndpointId, EventId, EventType, Location, MerchantId, Status, Timestamp};
 use crate::store::StoreError;
-use crate::store::journal::codec::{self, EndpointV1, EndpointV2};
+use crate::store::journal::codec;
 
-const VERSION: u8 = 1;
-
-/// The version of endpoints. An index is not rebuilt only because the product was: the first one is read too.
-const ENDPOINT_VERSION: u8 = 2;
+const VERSION: u8 = 4;
 
 /// A delivery that is owed; endpoint, due time and event stand in its key.
 #[derive(Encode, Decode)]
@@ -111,22 +108,6 @@ pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, StoreError> {
         Some((version, _)) => Err(damaged(&format!("a value has version {version}"))),
         None => Err(damaged("a value is empty")),
     }
-}
-
-/// An endpoint's bytes.
-pub(crate) fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
-    let mut bytes = encode(&EndpointV2::of(endpoint));
-    bytes[0] = ENDPOINT_VERSION;
-    bytes
-}
-
-/// An endpoint from its bytes.
-pub(crate) fn decode_endpoint(bytes: &[u8]) -> Result<Endpoint, StoreError> {
-    let endpoint = match bytes.split_first() {
-        Some((&ENDPOINT_VERSION, body)) => codec::decode::<EndpointV2>(body).and_then(EndpointV2::into_endpoint),
-        _ => return decode::<EndpointV1>(bytes)?.into_endpoint().map_err(|error| damaged(&error.to_string())),
-    };
-    endpoint.map_err(|error| damaged(&error.to_string()))
 }
 
 /// The index disagrees with itself.
