@@ -27,7 +27,7 @@ use crate::pulse::Pulse;
 use crate::registry::Registry;
 use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
 use crate::store::{Dossier, DuePage, Notice, Reads, Settlement, Store, StoreError};
-use crate::transport::{Parcel, Transport};
+use crate::transport::{OwnFault, Parcel, Transport};
 
 pub use inbox::{Inbox, Inlet, Limits as InboxLimits, inbox};
 pub use resends::{Answer, ResendFault, Resent};
@@ -150,6 +150,8 @@ enum Done {
         endpoint: Arc<Endpoint>,
         attempt: Box<Attempt>,
     },
+    /// Nothing was sent: this host is at fault.
+    Faulted(OwnFault),
     /// Nothing was sent: the endpoint is gone.
     Unmade,
     /// Nothing was sent: the payload cannot be read.
@@ -292,8 +294,10 @@ impl Dispatcher {
                 traceparent,
                 payload,
             };
-            let attempt = Box::new(tools.transport.send(parcel).await);
-            Done::Attempt { endpoint, attempt }
+            match tools.transport.send(parcel).await {
+                Ok(attempt) => Done::Attempt { endpoint, attempt: Box::new(attempt) },
+                Err(fault) => Done::Faulted(fault),
+            }
         });
         self.running.insert(task.id(), running);
     }
@@ -362,6 +366,13 @@ impl Dispatcher {
             Done::Attempt { endpoint, attempt } => {
                 let delivery = self.ran(id);
                 self.settle(&delivery, Some(endpoint), *attempt);
+            }
+            Done::Faulted(fault) => {
+                let delivery = self.ran(id);
+                tracing::warn!(merchant = %delivery.merchant, %fault, "an attempt was not made and is not counted");
+                self.tools.metrics.excused.increment(1);
+                self.shard.excuse(self.tools.clock.now(), delivery.endpoint, delivery.event);
+                self.stir(&delivery);
             }
             Done::Unmade => {
                 let delivery = self.ran(id);

@@ -38,7 +38,7 @@ impl Transport for Nobody {
             sent: None,
             response: None,
         };
-        Box::pin(async move { attempt })
+        Box::pin(async move { Ok(attempt) })
     }
 }
 

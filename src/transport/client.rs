@@ -15,13 +15,13 @@ use tokio::time::timeout;
 
 use super::answer;
 use super::certificate::Certificates;
-use super::dial::{Budgets, Dialer};
+use super::dial::{Budgets, DialFault, Dialer};
 use super::link::{Body, ExchangeFault, Link};
 use super::pool::{Pool, PoolLimits};
 use super::request::request;
 use super::resolver::Resolver;
 use super::tls;
-use super::{Parcel, Sending, Transport};
+use super::{OwnFault, Parcel, Sending, Transport};
 use crate::clock::Clock;
 use crate::model::{self, Attempt, Endpoint, EndpointId, ErrorCode, Outcome, Phases, Sent, Timestamp};
 use crate::policy::egress::{self, Rules, Target};
@@ -166,23 +166,24 @@ impl HyperTransport {
         self.pool.len()
     }
 
-    async fn attempt(&self, parcel: Parcel) -> Attempt {
+    async fn attempt(&self, parcel: Parcel) -> Result<Attempt, OwnFault> {
         let (started_at, begun) = (self.clock.now(), self.clock.instant());
         let mut progress = Progress::default();
         let limit = Duration::from_millis(self.limits.timeout_ms);
         let answered = match timeout(limit, self.answer(&parcel, &mut progress)).await {
             Ok(answered) => answered,
-            Err(_) => Err(progress.stage.timeout_code()),
+            Err(_) => Err(progress.stage.timeout_code().into()),
         };
         let duration = self.clock.instant().duration_since(begun);
         let (outcome, response) = match answered {
-            Err(error) => (Outcome::failed(error), None),
+            Err(DialFault::Ours(fault)) => return Err(fault),
+            Err(DialFault::Theirs(error)) => (Outcome::failed(error), None),
             Ok(answer) => {
                 let outcome = answer::outcome(&answer.head, self.clock.now());
                 (outcome, Some(self.finish(parcel.endpoint.id, answer, &mut progress.phases).await))
             }
         };
-        Attempt {
+        Ok(Attempt {
             number: parcel.number,
             started_at,
             duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
@@ -190,11 +191,11 @@ impl HyperTransport {
             outcome,
             sent: progress.sent,
             response,
-        }
+        })
     }
 
     /// The head of an answer: over an idle connection where one is alive, else over a new one.
-    async fn answer(&self, parcel: &Parcel, progress: &mut Progress) -> Result<Answer, ErrorCode> {
+    async fn answer(&self, parcel: &Parcel, progress: &mut Progress) -> Result<Answer, DialFault> {
         let endpoint = &*parcel.endpoint;
         while let Some(mut link) = self.pool.take(endpoint.id, &endpoint.url, self.clock.instant()) {
             if !link.is_idle().await {
@@ -203,14 +204,17 @@ impl HyperTransport {
             match self.exchange(&mut link, parcel, progress).await {
                 Ok(response) => return Ok(Answer::new(link, response)),
                 Err(ExchangeFault::Unsent) => progress.sent = None,
-                Err(ExchangeFault::Failed(error)) => return Err(logged(error, link.target())),
+                Err(ExchangeFault::Failed(error)) => return Err(logged(error, link.target()).into()),
             }
         }
         let target = egress::target(&endpoint.url, &self.dialer.rules).map_err(|fault| {
             tracing::warn!(code = fault.code(), endpoint = %endpoint.id, "a stored URL is no longer allowed");
             ErrorCode::BlockedDestination
         })?;
-        let io = self.dialer.dial(&target, progress).await.map_err(|error| logged(error, &target))?;
+        let io = self.dialer.dial(&target, progress).await.map_err(|fault| match fault {
+            DialFault::Theirs(error) => logged(error, &target).into(),
+            ours @ DialFault::Ours(_) => ours,
+        })?;
         if let Some(not_after) = progress.certificate_not_after {
             self.certificates.note(endpoint, not_after);
         }
@@ -220,9 +224,9 @@ impl HyperTransport {
             Ok(response) => Ok(Answer::new(link, response)),
             Err(ExchangeFault::Unsent) => {
                 progress.sent = None;
-                Err(logged(ErrorCode::ConnectReset, link.target()))
+                Err(logged(ErrorCode::ConnectReset, link.target()).into())
             }
-            Err(ExchangeFault::Failed(error)) => Err(logged(error, link.target())),
+            Err(ExchangeFault::Failed(error)) => Err(logged(error, link.target()).into()),
         }
     }
 

@@ -19,9 +19,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::Host;
 
+use super::OwnFault;
 use super::certificate;
 use super::client::{Progress, Stage, micros};
-use super::resolver::Resolver;
+use super::resolver::{LookupFault, Resolver};
 use super::tls;
 use crate::clock::Clock;
 use crate::model::ErrorCode;
@@ -31,6 +32,19 @@ use crate::policy::egress::{self, LOOPBACK, Rules, Scheme, Target};
 const ADDRESSES_MAX: usize = 4;
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305, 5).
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// Why there is no connection: for something of the receiver's, which is an outcome, or of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialFault {
+    Theirs(ErrorCode),
+    Ours(OwnFault),
+}
+
+impl From<ErrorCode> for DialFault {
+    fn from(error: ErrorCode) -> DialFault {
+        DialFault::Theirs(error)
+    }
+}
 
 /// Bytes to and from a receiver, in the clear or through TLS.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -55,23 +69,23 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// Opens a connection to `target`: one look-up, every address vetted, only vetted addresses dialled.
-    pub(super) async fn dial(&self, target: &Target, progress: &mut Progress) -> Result<Box<dyn Io>, ErrorCode> {
+    pub(super) async fn dial(&self, target: &Target, progress: &mut Progress) -> Result<Box<dyn Io>, DialFault> {
         let addresses = self.resolve(target, progress).await?;
         if addresses.iter().any(|address| !egress::vet(*address, &self.rules)) {
-            return Err(ErrorCode::BlockedDestination);
+            return Err(ErrorCode::BlockedDestination.into());
         }
         let stream = self.connect(&order(&addresses, target.port), progress).await?;
-        let peer = stream.peer_addr().map_err(|error| connect_code(&error))?.ip();
+        let peer = stream.peer_addr().map_err(|error| connect_fault(&error))?.ip();
         if !addresses.contains(&peer) || !egress::vet(peer, &self.rules) {
-            return Err(ErrorCode::BlockedDestination);
+            return Err(ErrorCode::BlockedDestination.into());
         }
         match target.scheme {
             Scheme::Http => Ok(Box::new(stream)),
-            Scheme::Https => self.secure(stream, target, progress).await,
+            Scheme::Https => Ok(self.secure(stream, target, progress).await?),
         }
     }
 
-    async fn resolve(&self, target: &Target, progress: &mut Progress) -> Result<Vec<IpAddr>, ErrorCode> {
+    async fn resolve(&self, target: &Target, progress: &mut Progress) -> Result<Vec<IpAddr>, DialFault> {
         let name = match &target.host {
             Host::Ipv4(address) => return Ok(vec![IpAddr::V4(*address)]),
             Host::Ipv6(address) => return Ok(vec![IpAddr::V6(*address)]),
@@ -86,17 +100,28 @@ impl Dialer {
         progress.phases.dns_us = Some(micros(begun, self.clock.instant()));
         match answer {
             Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-            _ => Err(ErrorCode::Dns),
+            Ok(Ok(_) | Err(LookupFault::NoAddress)) => Err(ErrorCode::Dns.into()),
+            // Nothing was said of this name. If nothing is said of the root either, it is not the name.
+            Ok(Err(LookupFault::NoAnswer)) | Err(_) => match timeout(self.budgets.dns, self.resolver.answers()).await {
+                Ok(true) => Err(ErrorCode::Dns.into()),
+                Ok(false) | Err(_) => Err(DialFault::Ours(OwnFault::NameServers)),
+            },
         }
     }
 
-    async fn connect(&self, addresses: &[SocketAddr], progress: &mut Progress) -> Result<TcpStream, ErrorCode> {
+    /// A receiver that has IPv6 addresses only is not reached from a host without IPv6. That is not for the
+    /// host to mend within minutes, so it counts as refused.
+    async fn connect(&self, addresses: &[SocketAddr], progress: &mut Progress) -> Result<TcpStream, DialFault> {
         progress.stage = Stage::Connect;
         let begun = self.clock.instant();
         let connected = timeout(self.budgets.connect, race(addresses)).await;
         progress.phases.connect_us = Some(micros(begun, self.clock.instant()));
-        let stream = connected.map_err(|_| ErrorCode::ConnectTimeout)?.map_err(|error| connect_code(&error))?;
-        stream.set_nodelay(true).map_err(|error| connect_code(&error))?;
+        let six_only = addresses.iter().all(SocketAddr::is_ipv6);
+        let stream = connected.map_err(|_| ErrorCode::ConnectTimeout)?.map_err(|fault| match fault {
+            DialFault::Ours(_) if six_only => ErrorCode::ConnectRefused.into(),
+            fault => fault,
+        })?;
+        stream.set_nodelay(true).map_err(|error| connect_fault(&error))?;
         Ok(stream)
     }
 
@@ -141,11 +166,13 @@ fn order(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
 type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 /// Connects to the first address that answers. The next one starts when one fails or stays silent; the last
-/// failure is the failure of all.
-async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+/// failure is the failure of all. One of the receiver's counts before one of our own: it may be this host that has no
+/// route to one family of addresses, and the receiver that refuses at the other.
+async fn race(addresses: &[SocketAddr]) -> Result<TcpStream, DialFault> {
     let mut waiting = addresses.iter();
     let mut started: Vec<Connecting> = Vec::with_capacity(addresses.len());
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut last = DialFault::Theirs(ErrorCode::ConnectRefused);
+    let mut any_of_theirs = false;
     loop {
         match waiting.next() {
             Some(address) => started.push(Box::pin(connect(*address))),
@@ -154,9 +181,13 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         }
         tokio::select! {
             biased;
-            connected = first(&mut started) => match connected {
+            connected = first(&mut started) => match connected.map_err(|error| connect_fault(&error)) {
                 Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+                Err(DialFault::Ours(_)) if any_of_theirs => {}
+                Err(fault) => {
+                    any_of_theirs = matches!(fault, DialFault::Theirs(_));
+                    last = fault;
+                }
             },
             () = sleep(STAGGER), if !waiting.as_slice().is_empty() => {}
         }
@@ -182,20 +213,24 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(address).await
 }
 
-/// A host that cannot be reached refuses as surely as one that answers so. What is left is ours (no more
-/// sockets or ports): the connection was not established.
-fn connect_code(error: &io::Error) -> ErrorCode {
+/// A host that cannot be reached refuses as surely as one that answers so. No network at all, no permission
+/// and no means are ours: the merchant's attempts are not for our faults.
+fn connect_fault(error: &io::Error) -> DialFault {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            ErrorCode::ConnectRefused
+        // The last one: an address that nobody can have.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::InvalidInput => {
+            ErrorCode::ConnectRefused.into()
         }
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected => {
-            ErrorCode::ConnectReset
+            ErrorCode::ConnectReset.into()
         }
-        io::ErrorKind::TimedOut => ErrorCode::ConnectTimeout,
+        io::ErrorKind::TimedOut => ErrorCode::ConnectTimeout.into(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown | io::ErrorKind::PermissionDenied => {
+            DialFault::Ours(OwnFault::NoRoute)
+        }
         kind => {
             tracing::warn!(?kind, "this host could not open a connection");
-            ErrorCode::ConnectTimeout
+            DialFault::Ours(OwnFault::NoSockets)
         }
     }
 }
@@ -203,6 +238,20 @@ fn connect_code(error: &io::Error) -> ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_receiver_does_is_an_outcome_and_what_this_host_lacks_is_not() {
+        let check = |kind: io::ErrorKind, expect| assert_eq!(connect_fault(&kind.into()), expect, "{kind:?}");
+        check(io::ErrorKind::ConnectionRefused, DialFault::Theirs(ErrorCode::ConnectRefused));
+        check(io::ErrorKind::HostUnreachable, DialFault::Theirs(ErrorCode::ConnectRefused));
+        check(io::ErrorKind::ConnectionReset, DialFault::Theirs(ErrorCode::ConnectReset));
+        check(io::ErrorKind::TimedOut, DialFault::Theirs(ErrorCode::ConnectTimeout));
+        check(io::ErrorKind::NetworkUnreachable, DialFault::Ours(OwnFault::NoRoute));
+        check(io::ErrorKind::PermissionDenied, DialFault::Ours(OwnFault::NoRoute));
+        check(io::ErrorKind::AddrNotAvailable, DialFault::Ours(OwnFault::NoSockets));
+        const EMFILE: i32 = 24;
+        assert_eq!(connect_fault(&io::Error::from_raw_os_error(EMFILE)), DialFault::Ours(OwnFault::NoSockets));
+    }
 
     #[test]
     fn families_take_turns_and_four_addresses_are_enough() {

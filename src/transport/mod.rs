@@ -26,7 +26,7 @@ use crate::model::{Attempt, Endpoint, EventId, EventType, Timestamp};
 
 pub use client::{HyperTransport, Limits, Settings, SetupFault};
 pub use request::{Headline, USER_AGENT_TEXT, shown_headers};
-pub use resolver::{DnsResolver, Lookup, LookupFault, Resolver, ResolverLimits};
+pub use resolver::{Answers, DnsResolver, Lookup, LookupFault, Resolver, ResolverLimits};
 
 /// One attempt to be made.
 #[derive(Clone, Debug)]
@@ -47,8 +47,22 @@ pub struct Parcel {
     pub payload: Bytes,
 }
 
+/// Why an attempt could not be made: this host is at fault, and nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OwnFault {
+    /// None of the name servers answers, not even about the root.
+    #[error("no name server answers")]
+    NameServers,
+    /// This host has no route to the internet, or its firewall forbids it.
+    #[error("this host has no route")]
+    NoRoute,
+    /// This host has no sockets, ports or memory left for a connection.
+    #[error("this host has no sockets left")]
+    NoSockets,
+}
+
 /// An attempt under way.
-pub type Sending<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Attempt, OwnFault>> + Send + 'a>>;
 
 /// Makes attempts. Dropping the future abandons the attempt and closes its connection.
 pub trait Transport: Send + Sync {

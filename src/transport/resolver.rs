@@ -12,22 +12,35 @@ use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-/// The name servers gave no address. Receivers' names are not ours to explain further.
+/// There is no address. Receivers' names are not ours to explain further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the name was not resolved")]
-pub struct LookupFault;
+pub enum LookupFault {
+    /// The name servers gave none.
+    #[error("the name was not resolved")]
+    NoAddress,
+    /// The name servers said nothing, or that they could not find out.
+    #[error("no name server answered")]
+    NoAnswer,
+}
 
 /// A look-up under way.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, LookupFault>> + Send + 'a>>;
+
+/// A question whether anybody answers, under way.
+pub type Answers<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// Resolves names.
 pub trait Resolver: Send + Sync {
     /// All addresses of `name`, which has no final dot and is no address. Dropping the future abandons it.
     fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a>;
+    /// Whether the name servers answer at all, at this moment: whatever they say of the root is an answer.
+    fn answers(&self) -> Answers<'_>;
 }
 
 /// What the resolver may use.
@@ -54,6 +67,8 @@ impl Default for ResolverLimits {
 /// Asks the name servers of the host, or given ones.
 pub struct DnsResolver {
     resolver: TokioResolver,
+    /// Remembers nothing: what was answered a minute ago does not tell whether anybody answers.
+    forgetful: TokioResolver,
     permits: Semaphore,
 }
 
@@ -78,28 +93,52 @@ impl DnsResolver {
     }
 
     fn new(servers: Vec<NameServerConfig>, limits: ResolverLimits) -> Result<DnsResolver, String> {
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options(limits);
-        let resolver = builder.build().map_err(|error| error.to_string())?;
-        Ok(DnsResolver { resolver, permits: Semaphore::new(limits.lookups_max) })
+        let build = |options| {
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.clone());
+            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            *builder.options_mut() = options;
+            builder.build().map_err(|error| error.to_string())
+        };
+        let resolver = build(options(limits))?;
+        let forgetful = build(options(ResolverLimits { cache_max: 0, ..limits }))?;
+        Ok(DnsResolver { resolver, forgetful, permits: Semaphore::new(limits.lookups_max) })
     }
 
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, LookupFault> {
-        let mut name = Name::from_ascii(name).map_err(|_| LookupFault)?;
+        let mut name = Name::from_ascii(name).map_err(|_| LookupFault::NoAddress)?;
         name.set_fqdn(true);
-        let _permit = self.permits.acquire().await.map_err(|_| LookupFault)?;
-        let answer = self.resolver.lookup_ip(name).await.map_err(|error| {
-            tracing::debug!(%error, "a name was not resolved");
-            LookupFault
-        })?;
-        Ok(answer.iter().collect())
+        let _permit = self.permits.acquire().await.map_err(|_| LookupFault::NoAddress)?;
+        let error = match self.resolver.lookup_ip(name).await {
+            Ok(answer) => return Ok(answer.iter().collect()),
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "a name was not resolved");
+        Err(if is_no_answer(&error) { LookupFault::NoAnswer } else { LookupFault::NoAddress })
+    }
+
+    async fn answers_at_all(&self) -> bool {
+        let asked = self.forgetful.lookup(Name::root(), RecordType::NS).await;
+        asked.err().is_none_or(|error| !is_no_answer(&error))
     }
 }
 
 impl Resolver for DnsResolver {
     fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a> {
         Box::pin(self.addresses(name))
+    }
+
+    fn answers(&self) -> Answers<'_> {
+        Box::pin(self.answers_at_all())
+    }
+}
+
+/// Whether nothing came back, or that the server failed: it may be cut off from those that it asks. An answer that
+/// holds nothing, or says no, is one.
+fn is_no_answer(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(DnsError::ResponseCode(code)) => *code == ResponseCode::ServFail,
+        NetError::Dns(_) | NetError::Proto(_) => false,
+        _ => true,
     }
 }
 

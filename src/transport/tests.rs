@@ -84,7 +84,10 @@ fn parcel(endpoint: Endpoint) -> Parcel {
 }
 
 async fn send(transport: &HyperTransport, parcel: Parcel) -> Attempt {
-    tokio::time::timeout(PATIENCE, transport.send(parcel)).await.expect("an attempt ends by itself")
+    tokio::time::timeout(PATIENCE, transport.send(parcel))
+        .await
+        .expect("an attempt ends by itself")
+        .expect("this host is not at fault")
 }
 
 /// One attempt at `url` with a new transport.

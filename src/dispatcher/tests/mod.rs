@@ -34,7 +34,7 @@ use crate::store::{
     Acceptance, Backlog, Catalog, Change, Dossier, DuePage, HistoryPage, HistoryQuery, NewEvent, Reads, Receipt,
     Settlement, Store, StoreError, StoreFigures,
 };
-use crate::transport::{Parcel, Sending, Transport};
+use crate::transport::{OwnFault, Parcel, Sending, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -166,6 +166,8 @@ struct Receivers {
     /// Event, endpoint and number of each attempt.
     sent: Mutex<Vec<(EventId, EndpointId, u32)>>,
     is_failing: AtomicBool,
+    /// Nobody is reached, for this host has no route.
+    is_cut_off: AtomicBool,
     is_silent: watch::Sender<bool>,
 }
 
@@ -179,6 +181,9 @@ impl Transport for Receivers {
     /// The head of the answer comes within a millisecond, the end of its body once they are not silent any more.
     fn send(&self, parcel: Parcel) -> Sending<'_> {
         lock(&self.sent).push((parcel.event, parcel.endpoint.id, parcel.number));
+        if self.is_cut_off.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(OwnFault::NoRoute) });
+        }
         let status = if self.is_failing.load(Ordering::SeqCst) { 500 } else { 200 };
         let attempt = Attempt {
             number: parcel.number,
@@ -192,7 +197,7 @@ impl Transport for Receivers {
         let mut silent = self.is_silent.subscribe();
         Box::pin(async move {
             silent.wait_for(|is_silent| !is_silent).await.expect("the receivers are there");
-            attempt
+            Ok(attempt)
         })
     }
 }

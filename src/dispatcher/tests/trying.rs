@@ -2,6 +2,7 @@
 //!
 //! Never asserts how long anything took.
 
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use super::{Scene, answer, eventually, lock};
@@ -47,6 +48,23 @@ async fn events_that_cannot_be_read_hold_nobody_up_and_leave_no_false_history() 
     }
     let numbers: Vec<_> = scene.receivers.sent().iter().map(|(_, at, number)| (*at, *number)).collect();
     assert_eq!(numbers, [(endpoint, 1); 4]);
+}
+
+#[tokio::test]
+async fn a_fault_of_this_host_uses_up_no_attempt_and_is_in_no_history() {
+    let scene = Scene::set(Vec::new(), Limits::default()).await;
+    scene.receivers.is_cut_off.store(true, Ordering::SeqCst);
+    let endpoint = scene.configure(true).await;
+    let event = scene.accept().await;
+    let sent = scene.wait_for_sent(2).await;
+    assert_eq!(sent[..2], [(event, endpoint, 1); 2], "the first attempt is still to come");
+    let dossier = scene.dossier(event);
+    assert_eq!((dossier.item.status, dossier.item.attempts, dossier.attempts.len()), (Status::Pending, 0, 0));
+    scene.receivers.is_cut_off.store(false, Ordering::SeqCst);
+    assert_eq!(scene.wait_for_status(event, Status::Delivered).await.item.attempts, 1);
+    let excused = |line: &&str| line.starts_with("posthaste_attempts_excused_total ");
+    let text = scene.metrics.render();
+    assert!(text.lines().find(excused).is_some_and(|line| !line.ends_with(" 0")), "{text}");
 }
 
 #[tokio::test]

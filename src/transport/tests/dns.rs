@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
+use std::sync::atomic::{self, AtomicBool};
 use std::thread;
 
 use super::receiver::{OK, Receiver};
@@ -18,6 +19,8 @@ enum Say {
     Addresses(Vec<IpAddr>),
     Code(u8),
     Nothing,
+    /// This of the name, and that the root is there.
+    OfTheName(Box<Say>),
 }
 
 /// A name server on loopback.
@@ -36,12 +39,18 @@ impl NameServer {
             let mut packet = [0; 1500];
             while let Ok((len, from)) = socket.recv_from(&mut packet) {
                 let (name, kind, question_end) = question(&packet[..len]);
+                let is_root = name.is_empty();
                 let nth = {
                     let mut asked = asked.lock().unwrap();
                     asked.push((name, kind));
                     asked.iter().filter(|(_, other)| *other == kind).count() - 1
                 };
-                if let Some(reply) = reply(&packet[..question_end], kind, ttl_s, &answer(nth)) {
+                let say = match answer(nth) {
+                    Say::OfTheName(_) if is_root => Say::Code(0),
+                    Say::OfTheName(say) => *say,
+                    say => say,
+                };
+                if let Some(reply) = reply(&packet[..question_end], kind, ttl_s, &say) {
                     socket.send_to(&reply, from).unwrap();
                 }
             }
@@ -90,6 +99,7 @@ fn reply(question: &[u8], kind: u16, ttl_s: u32, say: &Say) -> Option<Vec<u8>> {
         Say::Addresses(addresses) => (0, addresses),
         Say::Code(code) => (*code, &[]),
         Say::Nothing => return None,
+        Say::OfTheName(_) => unreachable!("looked into before"),
     };
     let addresses: Vec<_> = addresses.iter().filter(|address| address.is_ipv6() == (kind == AAAA)).collect();
     let mut packet = question.to_vec();
@@ -199,13 +209,47 @@ async fn a_name_that_turns_private_gets_no_new_connection() {
 #[tokio::test]
 async fn a_name_without_an_address_is_a_dns_failure() {
     let canary = Receiver::answering(OK);
-    for say in [Say::Code(3), Say::Code(2), Say::Code(5), Say::Addresses(vec![]), Say::Nothing] {
+    let of_the_name = |say| Say::OfTheName(Box::new(say));
+    for say in
+        [Say::Code(3), Say::Code(5), Say::Addresses(vec![]), of_the_name(Say::Code(2)), of_the_name(Say::Nothing)]
+    {
         let server = NameServer::start(0, move |_| say.clone());
         let attempt = send(&server.transport(), at("hooks.example.com", &canary)).await;
         assert_failed(&attempt, ErrorCode::Dns);
         assert!(attempt.duration_ms < 10_000 && attempt.sent.is_none());
     }
     assert_eq!(canary.accepted(), 0);
+}
+
+#[tokio::test]
+async fn name_servers_that_cannot_even_tell_of_the_root_are_our_own_fault() {
+    let canary = Receiver::answering(OK);
+    for say in [Say::Nothing, Say::Code(2)] {
+        let server = NameServer::start(0, move |_| say.clone());
+        assert_own_fault(&server.transport(), &canary).await;
+    }
+    assert_eq!(canary.accepted(), 0);
+}
+
+#[tokio::test]
+async fn name_servers_that_told_of_the_root_a_moment_ago_may_have_fallen_silent() {
+    let canary = Receiver::answering(OK);
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let server = NameServer::start(60, {
+        let is_silent = Arc::clone(&is_silent);
+        move |_| {
+            if is_silent.load(atomic::Ordering::SeqCst) { Say::Nothing } else { Say::OfTheName(Box::new(Say::Nothing)) }
+        }
+    });
+    let transport = server.transport();
+    assert_failed(&send(&transport, at("hooks.example.com", &canary)).await, ErrorCode::Dns);
+    is_silent.store(true, atomic::Ordering::SeqCst);
+    assert_own_fault(&transport, &canary).await;
+}
+
+async fn assert_own_fault(transport: &HyperTransport, receiver: &Receiver) {
+    let made = tokio::time::timeout(PATIENCE, transport.send(at("hooks.example.com", receiver))).await;
+    assert_eq!(made.expect("an attempt ends by itself").unwrap_err(), OwnFault::NameServers);
 }
 
 #[tokio::test]
