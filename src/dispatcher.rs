@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 
 use crate::clock::Clock;
@@ -70,6 +70,13 @@ pub enum Control {
         event: EventId,
         /// What came of it.
         answer: Answer,
+    },
+    /// Tell whether an endpoint could make an attempt at this moment, and has none to make.
+    Leisure {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Whether it is so.
+        answer: oneshot::Sender<bool>,
     },
     /// Start nothing more; end once everything under way is recorded.
     Drain,
@@ -334,6 +341,10 @@ impl Dispatcher {
                 self.shard.open(endpoint, merchant, gate, backlog, terms);
             }
             Control::Resend { merchant, event, answer } => self.resend(merchant, event, answer),
+            Control::Leisure { endpoint, answer } => {
+                // The one who asked may have gone away.
+                let _ = answer.send(self.shard.has_leisure(self.tools.clock.now(), endpoint));
+            }
             Control::Drain => {
                 self.draining = true;
                 self.resends.end();

@@ -52,6 +52,8 @@ pub struct Limits {
     pub reads_max: usize,
     /// How endpoints are treated.
     pub policy: Policy,
+    /// Of recoveries.
+    pub recovery: recovery::Limits,
     /// Of links and sessions.
     pub portal: portal::Limits,
     /// Of those who watch.
@@ -179,7 +181,7 @@ impl Engine {
             outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
             history: history.clone(),
             portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
-            recoveries: Recoveries::new(resender.clone(), history),
+            recoveries: Recoveries::new(resender.clone(), history, Arc::clone(&clock), limits.recovery),
             resender,
             transport,
             registry,
@@ -390,8 +392,8 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("retention_seconds", limits.store.retention_age_ms as f64 / 1000.0),
         ("reserve_bytes", limits.store.reserve_bytes as f64),
         ("pulse_merchants", pulse::MERCHANTS_MAX as f64),
-        ("recoveries", recovery::RUNNING_MAX as f64),
-        ("recovery_events", recovery::EVENTS_MAX as f64),
+        ("recoveries", limits.recovery.running_max as f64),
+        ("recovery_events", limits.recovery.events_max as f64),
     ] {
         metrics.limit(name, value);
     }

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::CheckConfig(options) => cli::check_config(&options),
         Command::Manual => cli::manual(),
         Command::Key => cli::key(),
+        Command::Bench(options) => cli::bench(&options),
         Command::Verify(request) => cli::verify(&request),
         Command::Store(request) => cli::store(&request),
     }

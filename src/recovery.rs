@@ -1,7 +1,9 @@
 //! Trying again what was given up: one event, or all of a period, one after the other.
 //!
-//! Never faster than the pace, never past the fair queue: each event waits for its endpoint's turn like any other.
-//! Never outlives the process: what was queued is kept, what was not yet reached is not remembered.
+//! Never faster than the pace, never past the fair queue: each event waits for its endpoint's turn like any other. All
+//! of a period never get in the way of live events: each is queued only once its endpoint has nothing else to do, and
+//! an endpoint that rests or is held is waited for. Never outlives the process: what was queued is kept, what was not
+//! yet reached is not remembered.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,16 +13,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::clock::Clock;
 use crate::dispatcher::{Control, ResendFault, Resent, shard_of};
 use crate::history::{History, HistoryQuery, StoreError};
-use crate::model::{EventId, MerchantId, Status, Timestamp};
+use crate::model::{EventId, EventType, MerchantId, Status, Timestamp};
 use crate::registry::Registry;
-
-/// Events of one recovery.
-pub const EVENTS_MAX: usize = 100_000;
-
-/// Recoveries under way, of all merchants together.
-pub const RUNNING_MAX: usize = 64;
 
 /// Recoveries that are remembered, ended ones included.
 const REMEMBERED_MAX: usize = 1024;
@@ -28,8 +25,26 @@ const REMEMBERED_MAX: usize = 1024;
 /// Events read at a time.
 const PAGE: usize = 100;
 
-/// Between two events of one recovery.
-const PACE: Duration = Duration::from_millis(5);
+/// How often a busy endpoint is looked at: at first, and twice as long each time up to the longest.
+const LOOK: Duration = Duration::from_millis(10);
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// How much may be recovered how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events of one recovery.
+    pub events_max: usize,
+    /// Events that one recovery queues in a second.
+    pub per_second: u32,
+    /// Recoveries under way, of all merchants together.
+    pub running_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { events_max: 100_000, per_second: 50, running_max: 64 }
+    }
+}
 
 /// Asks dispatchers to try events once more.
 #[derive(Clone)]
@@ -48,9 +63,21 @@ impl Resender {
     pub async fn resend(&self, merchant: &MerchantId, event: EventId) -> Result<Resent, ResendFault> {
         self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?;
         let (answer, answered) = oneshot::channel();
-        let control = Control::Resend { merchant: merchant.clone(), event, answer };
-        self.controls[shard_of(merchant, self.controls.len())].send(control).map_err(|_| ResendFault::Stopped)?;
+        self.ask(merchant, Control::Resend { merchant: merchant.clone(), event, answer })?;
         answered.await.map_err(|_| ResendFault::Stopped)?
+    }
+
+    /// Whether the merchant's endpoint could make an attempt at this moment, and has none to make.
+    async fn has_leisure(&self, merchant: &MerchantId) -> Result<bool, ResendFault> {
+        let endpoint = self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?.id;
+        let (answer, answered) = oneshot::channel();
+        self.ask(merchant, Control::Leisure { endpoint, answer })?;
+        answered.await.map_err(|_| ResendFault::Stopped)
+    }
+
+    fn ask(&self, merchant: &MerchantId, control: Control) -> Result<(), ResendFault> {
+        let shard = shard_of(merchant, self.controls.len());
+        self.controls[shard].send(control).map_err(|_| ResendFault::Stopped)
     }
 }
 
@@ -63,6 +90,17 @@ pub struct Period {
     pub to: Timestamp,
     /// In one of these final states; at least one.
     pub statuses: Vec<Status>,
+    /// Of one of these types; empty: of any.
+    pub event_types: Vec<EventType>,
+}
+
+/// How many events there are to be recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// So many, but no more than one recovery takes.
+    pub matching: usize,
+    /// Whether there are more.
+    pub more: bool,
 }
 
 /// How far a recovery has come.
@@ -71,11 +109,15 @@ pub struct Progress {
     /// What it recovers.
     pub period: Period,
     /// How many there were when it began.
-    pub total: usize,
+    pub count: Count,
     /// How many are queued by now.
     pub queued: usize,
     /// Whether it is over.
     pub stage: Stage,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
 }
 
 /// Where a recovery is.
@@ -91,6 +133,18 @@ pub enum Stage {
     Broken,
 }
 
+impl Stage {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::Running => "running",
+            Stage::Done => "done",
+            Stage::Canceled => "canceled",
+            Stage::Broken => "failed",
+        }
+    }
+}
+
 /// Why a recovery did not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotBegun {
@@ -104,19 +158,32 @@ pub enum NotBegun {
 
 struct Job {
     period: Period,
-    total: usize,
+    count: Count,
     queued: AtomicUsize,
     is_canceled: AtomicBool,
-    stage: Mutex<Stage>,
+    started_at: Timestamp,
+    ended: Mutex<Option<(Stage, Timestamp)>>,
 }
 
 impl Job {
-    fn stage(&self) -> Stage {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_running(&self) -> bool {
+        self.ended().is_none()
     }
 
-    fn end(&self, stage: Stage) {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    fn progress(&self) -> Progress {
+        let ended = *self.ended();
+        Progress {
+            period: self.period.clone(),
+            count: self.count,
+            queued: self.queued.load(Ordering::Relaxed),
+            stage: ended.map_or(Stage::Running, |(stage, _)| stage),
+            started_at: self.started_at,
+            ended_at: ended.map(|(_, at)| at),
+        }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Option<(Stage, Timestamp)>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,76 +191,91 @@ impl Job {
 pub struct Recoveries {
     resender: Resender,
     history: History,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
     jobs: Mutex<HashMap<MerchantId, Arc<Job>>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Recoveries {
     /// None is under way.
-    pub fn new(resender: Resender, history: History) -> Recoveries {
-        Recoveries { resender, history, jobs: Mutex::default(), tasks: Mutex::default() }
+    pub fn new(resender: Resender, history: History, clock: Arc<dyn Clock>, limits: Limits) -> Recoveries {
+        Recoveries { resender, history, clock, limits, jobs: Mutex::default(), tasks: Mutex::default() }
     }
 
-    /// How many events of a period there are, at most [`EVENTS_MAX`].
-    pub async fn count(&self, merchant: &MerchantId, period: &Period) -> Result<usize, StoreError> {
-        let (mut count, mut from) = (0, EventId::floor(period.from));
+    /// The moment up to which there is anything to be recovered.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// How many events of a period there are.
+    pub async fn count(&self, merchant: &MerchantId, period: &Period) -> Result<Count, StoreError> {
+        let (mut matching, mut from) = (0, EventId::floor(period.from));
         loop {
             let page = self.history.page(query(merchant, period, from)).await?;
-            count += page.items.len();
-            match page.items.last().filter(|_| page.more && count < EVENTS_MAX) {
+            let left = self.limits.events_max - matching;
+            matching += page.items.len().min(left);
+            let is_full = matching == self.limits.events_max;
+            match page.items.last().filter(|_| page.more && !is_full) {
                 Some(last) => from = last.id.after(),
-                None => return Ok(count.min(EVENTS_MAX)),
+                None => return Ok(Count { matching, more: page.items.len() > left || (is_full && page.more) }),
             }
         }
     }
 
     /// Begins. Must be called inside the runtime.
-    pub async fn begin(&self, merchant: &MerchantId, period: Period) -> Result<Result<(), NotBegun>, StoreError> {
-        let total = self.count(merchant, &period).await?;
-        if total == 0 {
+    pub async fn begin(&self, merchant: &MerchantId, period: Period) -> Result<Result<Progress, NotBegun>, StoreError> {
+        let count = self.count(merchant, &period).await?;
+        if count.matching == 0 {
             return Ok(Err(NotBegun::Nothing));
         }
         let mut jobs = self.jobs();
-        let running = jobs.values().filter(|job| job.stage() == Stage::Running).count();
-        if jobs.get(merchant).is_some_and(|job| job.stage() == Stage::Running) {
+        if jobs.get(merchant).is_some_and(|job| job.is_running()) {
             return Ok(Err(NotBegun::Running));
         }
-        if running >= RUNNING_MAX {
+        if jobs.values().filter(|job| job.is_running()).count() >= self.limits.running_max {
             return Ok(Err(NotBegun::Busy));
         }
         if jobs.len() >= REMEMBERED_MAX {
-            jobs.retain(|_, job| job.stage() == Stage::Running);
+            jobs.retain(|_, job| job.is_running());
         }
         let job = Arc::new(Job {
             period,
-            total,
+            count,
             queued: AtomicUsize::new(0),
             is_canceled: AtomicBool::new(false),
-            stage: Mutex::new(Stage::Running),
+            started_at: self.clock.now(),
+            ended: Mutex::new(None),
         });
+        let walk = Walk {
+            resender: self.resender.clone(),
+            history: self.history.clone(),
+            pace: Duration::from_secs(1) / self.limits.per_second.max(1),
+            merchant: merchant.clone(),
+            job: Arc::clone(&job),
+        };
+        let (progress, clock) = (job.progress(), Arc::clone(&self.clock));
         jobs.insert(merchant.clone(), Arc::clone(&job));
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(run(self.resender.clone(), self.history.clone(), merchant.clone(), job));
-        Ok(Ok(()))
+        tasks.spawn(async move {
+            let stage = walk.stage_at_end().await;
+            *job.ended() = Some((stage, clock.now()));
+        });
+        Ok(Ok(progress))
     }
 
     /// How far the merchant's last recovery has come, where there was one.
     pub fn progress(&self, merchant: &MerchantId) -> Option<Progress> {
-        let job = self.jobs().get(merchant).cloned()?;
-        Some(Progress {
-            period: job.period.clone(),
-            total: job.total,
-            queued: job.queued.load(Ordering::Relaxed),
-            stage: job.stage(),
-        })
+        self.jobs().get(merchant).map(|job| job.progress())
     }
 
-    /// Stops the merchant's recovery. What is queued stays queued.
-    pub fn cancel(&self, merchant: &MerchantId) {
-        if let Some(job) = self.jobs().get(merchant) {
-            job.is_canceled.store(true, Ordering::Relaxed);
-        }
+    /// Stops the merchant's recovery. What is queued stays queued. False where there was none.
+    pub fn cancel(&self, merchant: &MerchantId) -> bool {
+        let jobs = self.jobs();
+        let Some(job) = jobs.get(merchant) else { return false };
+        job.is_canceled.store(true, Ordering::Relaxed);
+        true
     }
 
     /// Stops all of them: the process ends.
@@ -207,38 +289,65 @@ impl Recoveries {
     }
 }
 
-async fn run(resender: Resender, history: History, merchant: MerchantId, job: Arc<Job>) {
-    let stage = match pass(&resender, &history, &merchant, &job).await {
-        Ok(true) => Stage::Done,
-        Ok(false) => Stage::Canceled,
-        Err(fault) => {
-            tracing::warn!(%merchant, %fault, "a recovery stopped before its end");
-            Stage::Broken
-        }
-    };
-    job.end(stage);
+/// One recovery at work.
+struct Walk {
+    resender: Resender,
+    history: History,
+    /// Between two events.
+    pace: Duration,
+    merchant: MerchantId,
+    job: Arc<Job>,
 }
 
-/// True where all are queued, false where it was canceled.
-async fn pass(resender: &Resender, history: &History, merchant: &MerchantId, job: &Job) -> Result<bool, ResendFault> {
-    let mut from = EventId::floor(job.period.from);
-    loop {
-        let page = history.page(query(merchant, &job.period, from)).await?;
-        for item in &page.items {
-            if job.is_canceled.load(Ordering::Relaxed) {
-                return Ok(false);
+impl Walk {
+    async fn stage_at_end(&self) -> Stage {
+        match self.queue_all().await {
+            Ok(true) => Stage::Done,
+            Ok(false) => Stage::Canceled,
+            Err(fault) => {
+                tracing::warn!(merchant = %self.merchant, %fault, "a recovery stopped before its end");
+                Stage::Broken
             }
-            if job.queued.load(Ordering::Relaxed) >= EVENTS_MAX {
+        }
+    }
+
+    /// True where all are queued, false where it was canceled.
+    async fn queue_all(&self) -> Result<bool, ResendFault> {
+        let job = &*self.job;
+        let mut from = EventId::floor(job.period.from);
+        loop {
+            let page = self.history.page(query(&self.merchant, &job.period, from)).await?;
+            for item in &page.items {
+                if job.queued.load(Ordering::Relaxed) >= job.count.matching {
+                    return Ok(true);
+                }
+                if !self.wait_for_leisure().await? {
+                    return Ok(false);
+                }
+                if self.resender.resend(&self.merchant, item.id).await? != Resent::Unknown {
+                    job.queued.fetch_add(1, Ordering::Relaxed);
+                }
+                from = item.id.after();
+                tokio::time::sleep(self.pace).await;
+            }
+            if !page.more {
                 return Ok(true);
             }
-            if resender.resend(merchant, item.id).await? != Resent::Unknown {
-                job.queued.fetch_add(1, Ordering::Relaxed);
-            }
-            from = item.id.after();
-            tokio::time::sleep(PACE).await;
         }
-        if !page.more {
-            return Ok(true);
+    }
+
+    /// False where it was canceled.
+    async fn wait_for_leisure(&self) -> Result<bool, ResendFault> {
+        let mut look = LOOK;
+        loop {
+            if self.job.is_canceled.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if self.resender.has_leisure(&self.merchant).await? {
+                return Ok(true);
+            }
+            tokio::time::sleep(look).await;
+            look = (look * 2).min(LOOK_MAX);
         }
     }
 }
@@ -247,7 +356,7 @@ fn query(merchant: &MerchantId, period: &Period, from: EventId) -> HistoryQuery 
     HistoryQuery {
         merchant: merchant.clone(),
         statuses: period.statuses.clone(),
-        event_types: Vec::new(),
+        event_types: period.event_types.clone(),
         resource_id: None,
         first: from,
         last: EventId::floor(period.to).before(),

@@ -4,6 +4,7 @@
 
 mod config;
 mod events;
+mod recovery;
 mod shown;
 
 use std::sync::Arc;
@@ -29,6 +30,9 @@ pub fn routes(api: Api) -> Routes {
         .on(Method::DELETE, "/api/v2/webhooks/config", config::delete)
         .on(Method::GET, "/api/v2/webhooks/events", events::list)
         .on(Method::GET, "/api/v2/webhooks/events/{id}", events::detail)
+        .on(Method::POST, "/api/v2/webhooks/events/recover", recovery::begin)
+        .on(Method::GET, "/api/v2/webhooks/events/recover", recovery::progress)
+        .on(Method::DELETE, "/api/v2/webhooks/events/recover", recovery::cancel)
         .on(Method::POST, "/api/v2/webhooks/events/{id}/resend", events::resend)
         .into_routes()
 }

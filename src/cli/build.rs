@@ -21,6 +21,7 @@ use crate::model::Endpoint;
 use crate::policy::retry::Schedule;
 use crate::policy::{breaker, egress, failing};
 use crate::portal;
+use crate::recovery;
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
 /// Why the parts cannot be made from this configuration; a sentence that says what to change.
@@ -145,6 +146,11 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
         inbox: InboxLimits { notices_max: delivery.notices_max, payload_bytes_max: delivery.notices_payload_bytes_max },
         reads_max: storage.reads_max,
         policy: policy(delivery),
+        recovery: recovery::Limits {
+            events_max: delivery.recover_events_max,
+            per_second: delivery.recover_per_second,
+            running_max: delivery.recoveries_max,
+        },
         portal: portal::Limits {
             link_ttl_ms: dashboard.link_ttl_ms,
             links_max: dashboard.links_max,

@@ -1,7 +1,8 @@
-//! What a person types: `serve`, `check-config`, `manual`, `key`, `verify`, `store`.
+//! What a person types: `serve`, `check-config`, `manual`, `key`, `bench`, `verify`, `store`.
 //!
 //! Never holds a rule of the product: it reads, builds, starts and prints.
 
+mod bench;
 mod build;
 mod dev;
 mod keys;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Faults, MANUAL, environment};
 
+pub use bench::{BenchOptions, bench};
 pub use keys::key;
 pub use serve::{ServeOptions, serve};
 pub use store::{StoreRequest, store};
@@ -50,6 +52,8 @@ pub enum Command {
     Manual,
     /// Make an operator key and its digest for the configuration
     Key,
+    /// Measure what healthy merchants notice of sick ones
+    Bench(BenchOptions),
     /// Check the signature of a request that a merchant received
     Verify(VerifyRequest),
     /// Verify, rebuild or export a data directory that nobody serves from

@@ -91,6 +91,9 @@ fn check_policy(check: &mut Check, delivery: &Delivery) {
     check.ms("delivery.disable_after", delivery.disable_after_ms, 0, 365 * DAY_MS);
     check.ms("delivery.disable_spread", delivery.disable_spread_ms, 0, 30 * DAY_MS);
     check.ms("delivery.overdue_max", delivery.overdue_ms_max, 0, 3650 * DAY_MS);
+    check.count("delivery.recover_events_max", delivery.recover_events_max, 1, 100_000_000);
+    check.count("delivery.recover_per_second", delivery.recover_per_second as usize, 1, 100_000);
+    check.count("delivery.recoveries_max", delivery.recoveries_max, 1, 100_000);
     check.count("delivery.parked_per_endpoint_max", delivery.parked_per_endpoint_max, 1, 1 << 20);
 }
 

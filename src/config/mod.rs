@@ -232,6 +232,12 @@ pub struct Delivery {
     /// What has been due for longer has failed.
     #[serde(rename = "overdue_max", deserialize_with = "units::ms")]
     pub overdue_ms_max: u64,
+    /// Events of one recovery.
+    pub recover_events_max: usize,
+    /// Events that a recovery queues in a second.
+    pub recover_per_second: u32,
+    /// Recoveries at once.
+    pub recoveries_max: usize,
     /// Deliveries of an ordered endpoint remembered in memory.
     pub parked_per_endpoint_max: usize,
 }

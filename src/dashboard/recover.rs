@@ -10,7 +10,7 @@ use super::page::{Frame, Tab, page};
 use super::{Dashboard, HOME, Stop, words};
 use crate::http::{HeaderName, HeaderValue, Request, Response, StatusCode, response};
 use crate::model::{Status, Timestamp};
-use crate::recovery::{EVENTS_MAX, NotBegun, Period, Progress, Stage};
+use crate::recovery::{Count, NotBegun, Period, Progress, Stage};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -85,8 +85,11 @@ pub(super) async fn show(dashboard: Arc<Dashboard>, request: Request) -> Result<
         to,
         statuses: STATUSES.map(|status| choice(status, chosen(status))).into(),
         error: read.err(),
-        is_none: counted == Some(0),
-        count: counted.map(|count| if count == EVENTS_MAX { format!("at least {count}") } else { count.to_string() }),
+        is_none: counted.is_some_and(|count| count.matching == 0),
+        count: counted.map(|Count { matching, more }| match more {
+            true => format!("the first {matching}"),
+            false => matching.to_string(),
+        }),
         running: progress.as_ref().filter(|_| is_running).map(Shown::of),
         last: progress.as_ref().filter(|_| !is_running).map(Shown::of),
     };
@@ -107,7 +110,7 @@ pub(super) async fn begin(dashboard: Arc<Dashboard>, mut request: Request) -> Re
     let period = read(Some(form.text("from")), Some(form.text("to")), &statuses, dashboard.clock.now());
     let period = period.map_err(|text| Stop::sorry(StatusCode::UNPROCESSABLE_ENTITY, "Nothing was recovered", text))?;
     match dashboard.engine.recoveries.begin(merchant, period).await.map_err(|error| Stop::unreadable(&error))? {
-        Ok(()) | Err(NotBegun::Running) => Ok(response::see_other(&format!("{HOME}/recover?done=recovering"))),
+        Ok(_) | Err(NotBegun::Running) => Ok(response::see_other(&format!("{HOME}/recover?done=recovering"))),
         Err(NotBegun::Nothing) => Ok(response::see_other(&format!("{HOME}/recover"))),
         Err(NotBegun::Busy) => {
             let text = "Many merchants recover events at this moment. Try again in a few minutes.";
@@ -135,7 +138,7 @@ fn read(from: Option<&str>, to: Option<&str>, statuses: &[String], now: Timestam
     if statuses.is_empty() {
         return Err("Choose at least one kind of events to recover.");
     }
-    Ok(Period { from, to, statuses })
+    Ok(Period { from, to, statuses, event_types: Vec::new() })
 }
 
 /// What was given, else the last day.
@@ -160,7 +163,7 @@ impl Shown {
     fn of(progress: &Progress) -> Shown {
         Shown {
             queued: progress.queued,
-            total: progress.total,
+            total: progress.count.matching,
             from: words::moment(progress.period.from),
             to: words::moment(progress.period.to),
             word: match progress.stage {

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::model::{Attempt, ErrorCode, EventType, EventTypes, MerchantId, Ordering, Outcome, Phases, Timestamp};
 use crate::outbox::Submission;
 use crate::portal;
+use crate::recovery;
 use crate::registry::{Config, Precondition, SecretChange};
 use crate::shard::{Limits as ShardLimits, Policy};
 use crate::store::embedded::Limits as StoreLimits;
@@ -63,6 +64,7 @@ fn limits() -> Limits {
         inbox: InboxLimits::default(),
         reads_max: 4,
         policy: Policy::default(),
+        recovery: recovery::Limits::default(),
         portal: portal::Limits::default(),
         feed: feed::Limits::default(),
     }

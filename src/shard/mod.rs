@@ -333,6 +333,17 @@ impl Shard {
         recall
     }
 
+    /// Whether one more attempt at an endpoint could begin at `now`, and none is waiting for it: the moment for what
+    /// has time. No promise: the next input may change it.
+    pub fn has_leisure(&self, now: Timestamp, endpoint: EndpointId) -> bool {
+        let Some(queue) = self.queues.get(&endpoint) else { return false };
+        let due = queue.first_due().into_iter().chain(queue.bound_due()).min();
+        queue.gate == Gate::Open
+            && queue.flow.admits(queue.weight().in_flight, &self.limits)
+            && self.totals.in_flight < self.limits.in_flight_max
+            && due.is_none_or(|due| due > now)
+    }
+
     /// The next moment at which `poll` may have something to do without an input before.
     pub fn next_wake(&self) -> Option<Timestamp> {
         let hold = self.holds.first().map(|(at, _)| self.steady.wall(*at));

@@ -390,3 +390,24 @@ fn a_page_older_than_what_was_told_before_it_is_a_fault_of_the_store() {
     assert_eq!(wanted(&mut shard, 100), ["attempt 1", "attempt 2", "page of 2 from 3 3"]);
     shard.refill(A, Page { as_of: Location(2), ..page(&[], false) });
 }
+
+#[test]
+fn an_endpoint_has_leisure_when_nothing_is_due_and_one_more_attempt_could_begin() {
+    let mut shard = shard(Limits { in_flight_per_endpoint_max: 1, ..ample() });
+    assert!(!shard.has_leisure(at(100), B), "it is not known");
+    assert!(shard.has_leisure(at(100), A));
+    shard.accept(delivery(A, 1, 10));
+    assert!(shard.has_leisure(at(9), A) && !shard.has_leisure(at(10), A));
+    assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
+    assert!(!shard.has_leisure(at(100), A), "its one attempt at a time is under way");
+    let settled = succeed(&mut shard, 1);
+    shard.confirm(with_status(Status::Delivered, &settled.delivery));
+    assert!(shard.has_leisure(at(100), A));
+    gate(&mut shard, Gate::Held);
+    assert!(!shard.has_leisure(at(100), A));
+    gate(&mut shard, Gate::Open);
+    shard.accept(delivery(A, 2, 20));
+    gate(&mut shard, Gate::Held);
+    gate(&mut shard, Gate::Open);
+    assert!(!shard.has_leisure(at(100), A), "it is owed something on disk");
+}

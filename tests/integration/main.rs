@@ -29,5 +29,6 @@ mod resending;
 mod schedule;
 mod secrecy;
 mod signatures;
+mod treatment;
 mod turmoil;
 mod wire;

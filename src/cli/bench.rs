@@ -1,0 +1,339 @@
+//! `bench isolation`: what healthy merchants notice of sick ones, on this machine, measured in one run.
+//!
+//! Never touches a configured data directory or the network: a scratch directory and loopback only. Everything
+//! runs in one process, receivers and load included, so the times are of use beside each other, not alone.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::runtime;
+
+use super::build::{self, Sources};
+use super::{EXIT_CONFIG, dev, fail, print};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::{Downfall, Engine, World};
+use crate::http::{Hooks, Limits, Method, Problem, Request, Response, Router, Server, StatusCode, response};
+use crate::metrics::Metrics;
+use crate::model::{EventType, EventTypes, MerchantId, Ordering as Order};
+use crate::outbox::Submission;
+use crate::registry::{self, Precondition, SecretChange};
+
+/// How often events are handed in; those of one tick share a commit.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long the last healthy deliveries of a phase are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a receiver takes that is only slow.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// How long a receiver that flaps is up, and then down.
+const FLAP: Duration = Duration::from_secs(5);
+
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What is measured.
+#[derive(Args)]
+pub struct BenchOptions {
+    #[command(subcommand)]
+    what: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Times of healthy merchants alone, then beside sick ones
+    Isolation(Isolation),
+}
+
+#[derive(Args)]
+struct Isolation {
+    /// How many merchants there are
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    merchants: u64,
+    /// How many percent of them are sick in the second phase
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=99))]
+    sick_percent: u64,
+    /// What ails them
+    #[arg(long, value_enum, default_value_t = Ailment::Hanging)]
+    ailment: Ailment,
+    /// Events a second, spread over all merchants
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
+    /// Length of each of the two phases
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Events that wait for the first of the sick merchants when the second phase begins
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    backlog: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Ailment {
+    /// They take the request and never answer
+    Hanging,
+    /// They answer 500
+    Failing,
+    /// They are up and down by turns of five seconds
+    Flapping,
+    /// They answer after three seconds
+    Slow,
+}
+
+/// What the receivers and the load share.
+struct Ward {
+    clock: Arc<dyn Clock>,
+    ailment: Ailment,
+    begun: Instant,
+    /// When each healthy event was handed in, by its number.
+    handed_in: Mutex<Vec<Instant>>,
+    times_us: Mutex<Vec<u64>>,
+    sick_attempts: AtomicU64,
+}
+
+/// Measures and prints.
+pub fn bench(options: &BenchOptions) -> ExitCode {
+    let Bench::Isolation(isolation) = &options.what;
+    let sources = Sources::default();
+    let scratch = build::temporary_dir(&*sources.entropy);
+    let config = match Config::load(&dev::presets(Some(&scratch)), None, &[], &[]) {
+        Ok(config) => config,
+        Err(faults) => return fail(EXIT_CONFIG, faults),
+    };
+    let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EXIT_CONFIG, format_args!("starting threads: {error}")),
+    };
+    let measured = runtime.block_on(isolation.run(&config, &sources));
+    runtime.shutdown_background();
+    // What is left behind is the system's to clear.
+    let _ = std::fs::remove_dir_all(&scratch);
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(1, why),
+    }
+}
+
+impl Isolation {
+    async fn run(&self, config: &Config, sources: &Sources) -> Result<(), String> {
+        let transport = build::transport(config, Arc::clone(&sources.clock)).map_err(|fault| fault.to_string())?;
+        let world = World {
+            clock: Arc::clone(&sources.clock),
+            entropy: Arc::clone(&sources.entropy),
+            transport: Arc::new(transport),
+            metrics: Metrics::new(),
+            fatal: Arc::new(|_: &Downfall<'_>| {
+                std::process::exit(1);
+            }),
+            operator_digests: Vec::new(),
+        };
+        let engine = Engine::start(&config.storage.data_dir, &build::limits(config), world);
+        let engine = engine.map_err(|fault| fault.to_string())?;
+        let ward = Arc::new(Ward {
+            begun: sources.clock.instant(),
+            clock: Arc::clone(&sources.clock),
+            ailment: self.ailment,
+            handed_in: Mutex::default(),
+            times_us: Mutex::default(),
+            sick_attempts: AtomicU64::new(0),
+        });
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(|error| error.to_string())?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let routes = Router::new(Arc::clone(&ward))
+            .on(Method::POST, "/well", well)
+            .on(Method::POST, "/sick", sick)
+            .into_routes();
+        let limits = Limits { connections_per_ip_max: Limits::default().connections_max, ..Limits::default() };
+        let server = Server { name: "ward", routes, tls: None, limits, hooks: Hooks::default() };
+        let url = format!("http://{address}");
+        tokio::select! {
+            _ = server.serve(listener, std::future::pending()) => Err("the receivers ended".to_owned()),
+            measured = self.measure(&engine, &ward, &url) => measured,
+        }
+    }
+
+    async fn measure(&self, engine: &Engine, ward: &Ward, url: &str) -> Result<(), String> {
+        let sick_count = (self.merchants * self.sick_percent / 100).max(1);
+        let (mut healthy, mut sick) = (Vec::new(), Vec::new());
+        for n in 0..self.merchants {
+            let (list, path) = if n < sick_count { (&mut sick, "sick") } else { (&mut healthy, "well") };
+            list.push(merchant(engine, n, &format!("{url}/{path}")).await?);
+        }
+        print(format_args!(
+            "{} merchants, {sick_count} of them {:?} in the second phase; {} events a second; {} s each",
+            self.merchants, self.ailment, self.rate, self.seconds
+        ));
+        // Connections are opened and everything is warm before anything counts.
+        self.phase(engine, ward, &healthy, &[], 2).await?;
+        let alone = self.phase(engine, ward, &healthy, &[], self.seconds).await?;
+        self.pile_up(engine, &sick[0]).await?;
+        let beside = self.phase(engine, ward, &healthy, &sick, self.seconds).await?;
+        let waiting = engine.figures().waiting;
+        print("healthy deliveries, from handing in to arrival:");
+        print(format_args!("{:<22}{:>10}{:>12}{:>12}{:>12}", "", "count", "p50", "p99", "p99.9"));
+        for (name, times) in [("alone", &alone), ("beside sick ones", &beside)] {
+            let ms = |per_mille| format!("{:.2} ms", at(times, per_mille) as f64 / 1_000.0);
+            let (p50, p99, p999) = (ms(500), ms(990), ms(999));
+            print(format_args!("{name:<22}{:>10}{p50:>12}{p99:>12}{p999:>12}", times.len()));
+        }
+        let ratio = |per_mille| at(&beside, per_mille) as f64 / at(&alone, per_mille).max(1) as f64;
+        let (p50, p99, p999) = (ratio(500), ratio(990), ratio(999));
+        print(format_args!("{:<22}{:>10}{p50:>11.2}x{p99:>11.2}x{p999:>11.2}x", "ratio", ""));
+        let attempts = ward.sick_attempts.load(Ordering::Relaxed);
+        print(format_args!("attempts at sick receivers: {attempts}; deliveries waiting at the end: {waiting}"));
+        Ok(())
+    }
+
+    /// Hands in for a while; the times of the healthy merchants' deliveries, in order.
+    async fn phase(
+        &self,
+        engine: &Engine,
+        ward: &Ward,
+        healthy: &[MerchantId],
+        sick: &[MerchantId],
+        seconds: u64,
+    ) -> Result<Vec<u64>, String> {
+        lock(&ward.handed_in).clear();
+        lock(&ward.times_us).clear();
+        let all: Vec<(&MerchantId, bool)> =
+            healthy.iter().map(|m| (m, true)).chain(sick.iter().map(|m| (m, false))).collect();
+        // Each merchant gets the same in both phases.
+        let rate = self.rate * all.len() as u64 / self.merchants;
+        let mut ticks = tokio::time::interval(TICK);
+        let (mut handed_in, mut turn) = (0, 0);
+        let begun = ward.clock.instant();
+        loop {
+            ticks.tick().await;
+            let lasted = ward.clock.instant().duration_since(begun);
+            if lasted >= Duration::from_secs(seconds) {
+                break;
+            }
+            let mut receipts = Vec::new();
+            while handed_in * 1_000 < rate * lasted.as_millis() as u64 {
+                let (merchant, is_healthy) = all[turn % all.len()];
+                (handed_in, turn) = (handed_in + 1, turn + 1);
+                let number = is_healthy.then(|| ward.hand_in());
+                receipts.push(engine.outbox.submit(event(merchant, number)));
+            }
+            for receipt in receipts {
+                engine.outbox.committed(receipt).await.map_err(|refusal| refusal.to_string())?;
+            }
+        }
+        let wanted = lock(&ward.handed_in).len();
+        let waiting = async {
+            while lock(&ward.times_us).len() < wanted {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            let arrived = lock(&ward.times_us).len();
+            return Err(format!("{arrived} of {wanted} healthy deliveries arrived within {PATIENCE:?}"));
+        }
+        let mut times = std::mem::take(&mut *lock(&ward.times_us));
+        times.sort_unstable();
+        Ok(times)
+    }
+
+    async fn pile_up(&self, engine: &Engine, merchant: &MerchantId) -> Result<(), String> {
+        let mut left = self.backlog;
+        while left > 0 {
+            let some = left.min(1_000);
+            let receipts: Vec<_> = (0..some).map(|_| engine.outbox.submit(event(merchant, None))).collect();
+            for receipt in receipts {
+                engine.outbox.committed(receipt).await.map_err(|refusal| refusal.to_string())?;
+            }
+            left -= some;
+        }
+        Ok(())
+    }
+}
+
+impl Ward {
+    /// Notes that an event is handed in now; its number.
+    fn hand_in(&self) -> usize {
+        let mut handed_in = lock(&self.handed_in);
+        handed_in.push(self.clock.instant());
+        handed_in.len() - 1
+    }
+
+    fn arrived(&self, number: usize) {
+        let now = self.clock.instant();
+        if let Some(at) = lock(&self.handed_in).get(number) {
+            let us = now.duration_since(*at).as_micros();
+            lock(&self.times_us).push(u64::try_from(us).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+async fn well(ward: Arc<Ward>, mut request: Request) -> Result<Response, Problem> {
+    let body = request.read_body(BODY_BYTES_MAX).await?;
+    let number = serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|body| body["n"].as_u64());
+    if let Some(number) = number.and_then(|number| usize::try_from(number).ok()) {
+        ward.arrived(number);
+    }
+    Ok(response::empty())
+}
+
+async fn sick(ward: Arc<Ward>, mut request: Request) -> Result<Response, Problem> {
+    request.read_body(BODY_BYTES_MAX).await?;
+    ward.sick_attempts.fetch_add(1, Ordering::Relaxed);
+    let down = || response::json(StatusCode::INTERNAL_SERVER_ERROR, &serde_json::json!({ "sick": true }));
+    let lasted = ward.clock.instant().duration_since(ward.begun);
+    match ward.ailment {
+        Ailment::Hanging => std::future::pending().await,
+        Ailment::Failing => Ok(down()),
+        Ailment::Flapping if (lasted.as_secs() / FLAP.as_secs()).is_multiple_of(2) => Ok(response::empty()),
+        Ailment::Flapping => Ok(down()),
+        Ailment::Slow => {
+            tokio::time::sleep(SLOW).await;
+            Ok(response::empty())
+        }
+    }
+}
+
+async fn merchant(engine: &Engine, number: u64, url: &str) -> Result<MerchantId, String> {
+    let merchant: MerchantId = format!("m{number}").parse().expect("a letter and digits");
+    let config = registry::Config {
+        url: url.into(),
+        event_types: EventTypes::EVERY,
+        enabled: true,
+        secret: SecretChange::Keep,
+        secret_grace_ms: 0,
+        ordering: Order::Free,
+        rate: None,
+    };
+    let registry = &engine.registry;
+    registry.put_merchant(&merchant, None).await.map_err(|refusal| refusal.to_string())?;
+    let put = registry.put_config(&merchant, config, &Precondition::None).await;
+    put.map_err(|rejected| rejected.to_string())?;
+    Ok(merchant)
+}
+
+fn event(merchant: &MerchantId, number: Option<usize>) -> Submission {
+    let payload = number.map_or_else(|| "{}".to_owned(), |number| format!("{{\"n\":{number}}}"));
+    Submission {
+        merchant: merchant.clone(),
+        event_type: EventType::CardTransaction,
+        resource_id: None,
+        traceparent: None,
+        occurred_at: None,
+        payload: Bytes::from(payload),
+        idempotency: None,
+        endpoints: Vec::new(),
+    }
+}
+
+/// The time under which so many of a thousand lie; the times are in order.
+fn at(times: &[u64], per_mille: usize) -> u64 {
+    let index = (times.len() * per_mille).div_ceil(1_000).saturating_sub(1);
+    times.get(index).copied().unwrap_or(0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
