@@ -108,6 +108,7 @@ pub struct Vitals {
     oldest_due_ms: AtomicI64,
     in_flight: AtomicI64,
     windowed: AtomicI64,
+    resting: AtomicI64,
 }
 
 impl Default for Vitals {
@@ -116,6 +117,7 @@ impl Default for Vitals {
             oldest_due_ms: AtomicI64::new(Timestamp::MAX.as_ms()),
             in_flight: AtomicI64::new(0),
             windowed: AtomicI64::new(0),
+            resting: AtomicI64::new(0),
         }
     }
 }
@@ -134,6 +136,11 @@ impl Vitals {
     /// Deliveries in memory.
     pub fn windowed(&self) -> i64 {
         self.windowed.load(Ordering::Relaxed)
+    }
+
+    /// Endpoints that are left alone.
+    pub fn resting(&self) -> i64 {
+        self.resting.load(Ordering::Relaxed)
     }
 }
 
@@ -535,6 +542,7 @@ impl Dispatcher {
         self.vitals.oldest_due_ms.store(oldest.as_ms(), Ordering::Relaxed);
         self.vitals.in_flight.store(figures.in_flight as i64, Ordering::Relaxed);
         self.vitals.windowed.store(figures.windowed as i64, Ordering::Relaxed);
+        self.vitals.resting.store(figures.resting as i64, Ordering::Relaxed);
     }
 }
 

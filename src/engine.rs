@@ -231,6 +231,7 @@ impl Engine {
         self.metrics.oldest_due_seconds.set(oldest.map_or(0, |due| now.since_ms(due)) as f64 / 1000.0);
         self.metrics.in_flight.set(total(Vitals::in_flight));
         self.metrics.windowed.set(total(Vitals::windowed));
+        self.metrics.endpoints_resting.set(total(Vitals::resting));
         let endpoints = self.registry.endpoints();
         let failing = endpoints.iter().filter(|endpoint| self.is_failing(endpoint)).count();
         self.metrics.endpoints_failing.set(failing as f64);

@@ -85,6 +85,8 @@ pub struct Metrics {
     pub excused: Counter,
     /// Active endpoints of which no attempt has succeeded since one failed.
     pub endpoints_failing: Gauge,
+    /// Endpoints that are left alone, or probed, because they failed.
+    pub endpoints_resting: Gauge,
     /// Endpoints that the product switched off.
     pub endpoints_disabled: Gauge,
     /// Attempts that were not made because the payload could not be read.
@@ -162,6 +164,7 @@ impl Metrics {
             excused: of.counter("posthaste_attempts_excused_total", "Attempts not made for a fault of this host"),
             endpoints_failing: of
                 .gauge("posthaste_endpoints_failing", "Active endpoints of which the last attempt failed"),
+            endpoints_resting: of.gauge("posthaste_endpoints_resting", "Endpoints left alone because they failed"),
             endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
             unreadable: of.counter(
                 "posthaste_payloads_unreadable_total",

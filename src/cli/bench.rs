@@ -38,6 +38,9 @@ const FLAP: Duration = Duration::from_secs(5);
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 
+/// Index changes in memory with which a backlog counts as taken up.
+const UNINDEXED_MAX: u64 = 1_000;
+
 /// What is measured.
 #[derive(Args)]
 pub struct BenchOptions {
@@ -83,6 +86,17 @@ enum Ailment {
     Flapping,
     /// They answer after three seconds
     Slow,
+}
+
+impl Ailment {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Ailment::Hanging => "hanging",
+            Ailment::Failing => "failing",
+            Ailment::Flapping => "flapping",
+            Ailment::Slow => "slow",
+        }
+    }
 }
 
 /// What the receivers and the load share.
@@ -165,12 +179,18 @@ impl Isolation {
             list.push(merchant(engine, n, &format!("{url}/{path}")).await?);
         }
         print(format_args!(
-            "{} merchants, {sick_count} of them {:?} in the second phase; {} events a second; {} s each",
-            self.merchants, self.ailment, self.rate, self.seconds
+            "{} merchants, {sick_count} of them {} in the second phase, {} events waiting for the first of these; {} events a \
+             second; {} s each",
+            self.merchants,
+            self.ailment.as_str(),
+            self.backlog,
+            self.rate,
+            self.seconds
         ));
         // Connections are opened and everything is warm before anything counts.
         self.phase(engine, ward, &healthy, &[], 2).await?;
         let alone = self.phase(engine, ward, &healthy, &[], self.seconds).await?;
+        let resident_alone = resident_mib();
         self.pile_up(engine, &sick[0]).await?;
         let beside = self.phase(engine, ward, &healthy, &sick, self.seconds).await?;
         let waiting = engine.figures().waiting;
@@ -186,6 +206,7 @@ impl Isolation {
         print(format_args!("{:<22}{:>10}{p50:>11.2}x{p99:>11.2}x{p999:>11.2}x", "ratio", ""));
         let attempts = ward.sick_attempts.load(Ordering::Relaxed);
         print(format_args!("attempts at sick receivers: {attempts}; deliveries waiting at the end: {waiting}"));
+        print(format_args!("resident memory: {resident_alone} MiB alone, {} MiB at the end", resident_mib()));
         Ok(())
     }
 
@@ -206,10 +227,11 @@ impl Isolation {
         let rate = self.rate * all.len() as u64 / self.merchants;
         let mut ticks = tokio::time::interval(TICK);
         let (mut handed_in, mut turn) = (0, 0);
-        let begun = ward.clock.instant();
+        let begun = ticks.tick().await.into_std();
         loop {
-            ticks.tick().await;
-            let lasted = ward.clock.instant().duration_since(begun);
+            // The moment for which it was planned: where the last commits took long, the time counts from then on.
+            let now = ticks.tick().await.into_std();
+            let lasted = now.duration_since(begun);
             if lasted >= Duration::from_secs(seconds) {
                 break;
             }
@@ -217,7 +239,7 @@ impl Isolation {
             while handed_in * 1_000 < rate * lasted.as_millis() as u64 {
                 let (merchant, is_healthy) = all[turn % all.len()];
                 (handed_in, turn) = (handed_in + 1, turn + 1);
-                let number = is_healthy.then(|| ward.hand_in());
+                let number = is_healthy.then(|| ward.hand_in(now));
                 receipts.push(engine.outbox.submit(event(merchant, number)));
             }
             for receipt in receipts {
@@ -239,6 +261,7 @@ impl Isolation {
         Ok(times)
     }
 
+    /// Has many events wait, and the index take them up: what is measured is life beside them, not their coming.
     async fn pile_up(&self, engine: &Engine, merchant: &MerchantId) -> Result<(), String> {
         let mut left = self.backlog;
         while left > 0 {
@@ -249,15 +272,18 @@ impl Isolation {
             }
             left -= some;
         }
+        while engine.figures().unindexed > UNINDEXED_MAX {
+            tokio::time::sleep(TICK).await;
+        }
         Ok(())
     }
 }
 
 impl Ward {
-    /// Notes that an event is handed in now; its number.
-    fn hand_in(&self) -> usize {
+    /// Notes that an event is handed in; its number.
+    fn hand_in(&self, now: Instant) -> usize {
         let mut handed_in = lock(&self.handed_in);
-        handed_in.push(self.clock.instant());
+        handed_in.push(now);
         handed_in.len() - 1
     }
 
@@ -326,6 +352,13 @@ fn event(merchant: &MerchantId, number: Option<usize>) -> Submission {
         idempotency: None,
         endpoints: Vec::new(),
     }
+}
+
+/// What the process holds in memory; 0 where the system does not tell.
+fn resident_mib() -> u64 {
+    let told = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 /// The time under which so many of a thousand lie; the times are in order.

@@ -92,7 +92,7 @@ impl Row {
             resource_id: item.resource_id.as_deref().unwrap_or_default().to_owned(),
             status: item.status.as_str(),
             status_word: words::status(item.status),
-            status_meaning: words::status_meaning(item.status),
+            status_meaning: words::status_meaning(item.status, item.expired),
             created: words::moment(item.id.accepted_at()),
             created_full: item.id.accepted_at().to_string(),
             attempts: item.attempts,

@@ -2,7 +2,7 @@
 //!
 //! Never says less than the merchant can act on.
 
-use crate::model::{EndpointState, ErrorCode, EventType, Standing, Status, Timestamp};
+use crate::model::{DisabledReason, EndpointState, ErrorCode, EventType, Standing, Status, Timestamp};
 
 /// `2026-01-31 12:00:00`, UTC.
 pub(super) fn moment(at: Timestamp) -> String {
@@ -55,9 +55,12 @@ pub(super) const fn status(status: Status) -> &'static str {
     }
 }
 
-/// What a status means for this event.
-pub(super) const fn status_meaning(status: Status) -> &'static str {
+/// What a status means for this event; `expired`: it failed because it waited for too long.
+pub(super) const fn status_meaning(status: Status, expired: bool) -> &'static str {
     match status {
+        Status::Failed if expired => {
+            "It could not be sent for so long that it was given up. Resend it if it still matters."
+        }
         Status::Pending => "Accepted; the first attempt is not finished, or delivery is paused.",
         Status::Retrying => "At least one attempt failed; another one follows.",
         Status::Delivered => "Your endpoint answered 2xx.",
@@ -74,7 +77,14 @@ pub(super) const fn standing(standing: Standing) -> (&'static str, Option<&'stat
         Standing::Own(EndpointState::Paused) => {
             ("Paused", Some("Delivery is switched off. Events are kept and wait until you resume."))
         }
-        Standing::Own(EndpointState::Disabled(_)) => (
+        Standing::Own(EndpointState::Disabled(DisabledReason::Failing)) => (
+            "Disabled",
+            Some(
+                "For days every attempt failed, so delivery was switched off. Events are kept and wait. See what your \
+                 endpoint answers, then resume.",
+            ),
+        ),
+        Standing::Own(EndpointState::Disabled(DisabledReason::Gone)) => (
             "Disabled",
             Some(
                 "Your endpoint answered 410 Gone, so delivery was switched off. Events are kept and wait. Check the URL, \

@@ -63,6 +63,11 @@ impl Flow {
         self.hold.is_none() && in_flight < room && self.breaker.admits(in_flight)
     }
 
+    /// Whether it has not failed so often that it is left alone, or only probed.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.breaker.is_closed()
+    }
+
     /// An attempt begins.
     pub(super) fn started(&mut self, steady: Timestamp, policy: &Policy) {
         let rate = self.terms.rate.into_iter().chain(policy.rate_max).min();

@@ -148,6 +148,8 @@ pub struct Figures {
     pub payload_bytes: usize,
     /// Pages outstanding.
     pub refills: usize,
+    /// Open endpoints that failed until they were left alone, those that are probed included.
+    pub resting: usize,
 }
 
 /// One shard: a set of endpoints and all that is owed to them.
@@ -162,7 +164,8 @@ pub struct Shard {
     timers: BTreeSet<(Timestamp, EndpointId)>,
     /// When to look at an endpoint again that is left alone until then; steady moments.
     holds: BTreeSet<(Timestamp, EndpointId)>,
-    /// The first due time of each open endpoint with something in its window.
+    /// The first due time of each open endpoint with something in its window. Not of one that failed until it was left
+    /// alone: what waits for that says nothing of this process.
     fronts: BTreeSet<(Timestamp, EndpointId)>,
     /// Endpoints that want a page, and those with something to cancel or overdue: first come, first served.
     wanted: VecDeque<EndpointId>,
@@ -350,7 +353,7 @@ impl Shard {
         self.timers.first().map(|(at, _)| *at).into_iter().chain(hold).min()
     }
 
-    /// The smallest due time of what waits in memory for open endpoints.
+    /// The smallest due time of what waits in memory for open endpoints that are not left alone.
     pub fn oldest_due(&self) -> Option<Timestamp> {
         self.fronts.first().map(|(due, _)| *due)
     }
@@ -364,6 +367,7 @@ impl Shard {
             endpoints: self.queues.len(),
             payload_bytes: self.totals.payload_bytes,
             refills: self.totals.refills,
+            resting: self.totals.resting,
         }
     }
 
@@ -494,7 +498,7 @@ impl Shard {
         queue.places.counted = weight;
 
         let open = queue.gate == Gate::Open;
-        let front = queue.first_due().filter(|_| open);
+        let front = queue.first_due().filter(|_| open && queue.flow.is_trusted());
         move_entry(&mut self.fronts, endpoint, &mut queue.places.front, front);
         let hold = queue.flow.hold.filter(|_| open);
         move_entry(&mut self.holds, endpoint, &mut queue.places.hold, hold);
@@ -533,5 +537,6 @@ impl Weight {
         swap(&mut self.windowed, before.windowed, after.windowed);
         swap(&mut self.payload_bytes, before.payload_bytes, after.payload_bytes);
         swap(&mut self.refills, before.refills, after.refills);
+        swap(&mut self.resting, before.resting, after.resting);
     }
 }

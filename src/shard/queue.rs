@@ -21,6 +21,7 @@ pub(super) struct Weight {
     pub(super) windowed: usize,
     pub(super) payload_bytes: usize,
     pub(super) refills: usize,
+    pub(super) resting: usize,
 }
 
 /// Where the queue stands in the shard's lists, so that it stands in each at most once.
@@ -401,6 +402,7 @@ impl Queue {
             windowed: self.keys.len(),
             payload_bytes: self.payload_bytes,
             refills: usize::from(self.refill.is_some()),
+            resting: usize::from(self.gate == Gate::Open && !self.flow.is_trusted()),
         }
     }
 

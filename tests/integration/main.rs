@@ -23,6 +23,7 @@ mod isolation;
 mod lifetime;
 mod listeners;
 mod operators;
+mod outage;
 mod production;
 mod promises;
 mod resending;

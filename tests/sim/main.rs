@@ -9,6 +9,7 @@ mod dice;
 mod history;
 mod mutant;
 mod oracle;
+mod outage;
 mod outbox;
 mod people;
 mod plan;
