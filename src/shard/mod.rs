@@ -223,7 +223,7 @@ impl Shard {
             self.wake(steady);
             self.promote(now);
             let action =
-                self.poll_ending(now).or_else(|| self.poll_refill()).or_else(|| self.poll_attempt(now, steady));
+                self.poll_ending(now).or_else(|| self.poll_refill(now)).or_else(|| self.poll_attempt(now, steady));
             // A turn that came to nothing may have made room for something else.
             if action.is_some() || self.timers.first().is_none_or(|(at, _)| *at > now) {
                 return action;
@@ -383,6 +383,7 @@ impl Shard {
 
     /// Lists every endpoint whose timer has run out: for a turn, for a page, for what is overdue.
     fn promote(&mut self, now: Timestamp) {
+        let mut last = None;
         while let Some(&(at, endpoint)) = self.timers.first()
             && at <= now
         {
@@ -400,16 +401,23 @@ impl Shard {
                 queue.places.wanted = true;
                 self.wanted.push_back(endpoint);
             }
+            // Others may have grown since it was arranged last. Then its window shrinks only here, and what left it may
+            // be due at the same moment, once more.
+            let again = last.replace((at, endpoint)) == Some((at, endpoint));
             self.arrange(endpoint);
-            assert!(self.timers.first() != Some(&(at, endpoint)), "a timer that has run out is not set again");
+            let is_set = self.timers.first() == Some(&(at, endpoint));
+            assert!(!(again && is_set), "a timer that has run out is not set again and again");
         }
     }
 
-    fn poll_refill(&mut self) -> Option<Action> {
+    fn poll_refill(&mut self, now: Timestamp) -> Option<Action> {
+        let overdue = self.overdue_by(now);
         while self.totals.refills < self.limits.refills_max {
             let endpoint = self.wanted.pop_front()?;
             let Some(queue) = self.queues.get_mut(&endpoint) else { continue };
             queue.places.wanted = false;
+            // What was overdue in its window has been taken out of it by somebody else.
+            queue.expiring &= queue.window_len() > 0 || queue.page_due().is_none_or(|due| due <= overdue);
             let limit = page_room(queue, &self.limits, self.totals.windowed);
             let wanted = !is_shut(queue) && limit > 0 && queue.page_due().is_some();
             let from = wanted.then(|| queue.ask());
@@ -450,12 +458,12 @@ impl Shard {
 
     /// What ends without an attempt: canceled, or overdue.
     fn poll_ending(&mut self, now: Timestamp) -> Option<Action> {
+        let overdue = self.overdue_by(now);
         while self.totals.settling < self.limits.settling_max {
             let endpoint = self.ending.pop_front()?;
             let Some(queue) = self.queues.get_mut(&endpoint) else { continue };
             queue.places.ending = false;
             let closed = queue.gate == Gate::Closed;
-            let overdue = Timestamp::from_ms(now.as_ms().saturating_sub_unsigned(self.policy.overdue_ms_max));
             let delivery = match closed {
                 true if !wants_cancel(queue, &self.limits) => None,
                 true => queue.end_first(None),
@@ -472,6 +480,11 @@ impl Shard {
             }
         }
         None
+    }
+
+    /// What was due by then, and still is at `now`, is overdue.
+    fn overdue_by(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_ms(now.as_ms().saturating_sub_unsigned(self.policy.overdue_ms_max))
     }
 
     /// Leaves the payload to the disk where memory has no room for it.
