@@ -250,6 +250,8 @@ pub(crate) fn directory() -> TempDir {
 fn quick(launch: Launch) -> Launch {
     launch
         .with("POSTHASTE__DELIVERY__RETRY_SCHEDULE", ["100ms"; 5].join(","))
+        .with("POSTHASTE__DELIVERY__BREAKER_WAIT", "5ms")
+        .with("POSTHASTE__DELIVERY__BREAKER_WAIT_MAX", "10ms")
         .with("POSTHASTE__STORAGE__SEGMENT_BYTES", "1MiB")
         .with("POSTHASTE__EVENTS__BATCH_BYTES_MAX", "1MiB")
         .with("POSTHASTE__STORAGE__INDEX_FLUSH", "200ms")

@@ -30,6 +30,7 @@ fn stop(report: &mut Report, dice: &mut Dice, faults: &mut Vec<String>) {
     let cast = [("one", Manner::Holding, Fate::Steady, 50), ("two", Manner::Holding, Fate::Steady, 50)];
     let scene = Scene::set(&cast, dice, |launch| {
         launch
+            .with("POSTHASTE__DELIVERY__ADAPTIVE", "false")
             .with("POSTHASTE__DELIVERY__IN_FLIGHT_PER_ENDPOINT_MAX", "2048")
             .with("POSTHASTE__DELIVERY__IN_FLIGHT_PER_MERCHANT_MAX", "2048")
             .with("POSTHASTE__DELIVERY__WINDOW_MAX", "4096")
