@@ -1,4 +1,4 @@
-//! `bench isolation`: what healthy merchants notice of sick ones, on this machine, measured in one run.
+//! `bench isolation`: what healthy merchants notice of sick ones, on this machine, measured by turns in one run.
 //!
 //! Never touches a configured data directory or the network: a scratch directory and loopback only. Everything
 //! runs in one process, receivers and load included, so the times are of use beside each other, not alone.
@@ -50,7 +50,7 @@ pub struct BenchOptions {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Times of healthy merchants alone, then beside sick ones
+    /// Times of healthy merchants alone and beside sick ones, by turns
     Isolation(Isolation),
 }
 
@@ -59,7 +59,7 @@ struct Isolation {
     /// How many merchants there are
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(2..=10_000))]
     merchants: u64,
-    /// How many percent of them are sick in the second phase
+    /// How many percent of them are sick
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=99))]
     sick_percent: u64,
     /// What ails them
@@ -68,10 +68,13 @@ struct Isolation {
     /// Events a second, spread over all merchants
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
-    /// Length of each of the two phases
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    /// Length of each of the two phases of a round
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
-    /// Events that wait for the first of the sick merchants when the second phase begins
+    /// Rounds; what else happens on the machine meets some of them and not the others
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
+    /// Events that wait for the first of the sick merchants
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
     backlog: u64,
 }
@@ -176,41 +179,41 @@ impl Isolation {
         let (mut healthy, mut sick) = (Vec::new(), Vec::new());
         for n in 0..self.merchants {
             let (list, path) = if n < sick_count { (&mut sick, "sick") } else { (&mut healthy, "well") };
-            list.push(merchant(engine, n, &format!("{url}/{path}")).await?);
+            let url = format!("{url}/{path}");
+            list.push(merchant(engine, n, &url).await?);
         }
         print(format_args!(
-            "{} merchants, {sick_count} of them {} in the second phase, {} events waiting for the first of these; {} events a \
-             second; {} s each",
+            "{} merchants, {sick_count} of them {}, {} events waiting for the first of these; {} events a second; {} rounds \
+             of twice {} s",
             self.merchants,
             self.ailment.as_str(),
             self.backlog,
             self.rate,
+            self.rounds,
             self.seconds
         ));
         // Connections are opened and everything is warm before anything counts.
         self.phase(engine, ward, &healthy, &[], 2).await?;
-        let alone = self.phase(engine, ward, &healthy, &[], self.seconds).await?;
-        let resident_alone = resident_mib();
+        let before = Times::of(self.phase(engine, ward, &healthy, &[], self.seconds).await?);
+        let resident_before = resident_mib();
+        let sick_url = format!("{url}/sick");
+        hold(engine, &sick, &sick_url, true).await?;
         self.pile_up(engine, &sick[0]).await?;
-        let beside = self.phase(engine, ward, &healthy, &sick, self.seconds).await?;
-        let waiting = engine.figures().waiting;
-        print("healthy deliveries, from handing in to arrival:");
-        print(format_args!("{:<22}{:>10}{:>12}{:>12}{:>12}", "", "count", "p50", "p99", "p99.9"));
-        for (name, times) in [("alone", &alone), ("beside sick ones", &beside)] {
-            let ms = |per_mille| format!("{:.2} ms", at(times, per_mille) as f64 / 1_000.0);
-            let (p50, p99, p999) = (ms(500), ms(990), ms(999));
-            print(format_args!("{name:<22}{:>10}{p50:>12}{p99:>12}{p999:>12}", times.len()));
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            alone.push(Times::of(self.phase(engine, ward, &healthy, &[], self.seconds).await?));
+            hold(engine, &sick, &sick_url, false).await?;
+            beside.push(Times::of(self.phase(engine, ward, &healthy, &sick, self.seconds).await?));
+            hold(engine, &sick, &sick_url, true).await?;
         }
-        let ratio = |per_mille| at(&beside, per_mille) as f64 / at(&alone, per_mille).max(1) as f64;
-        let (p50, p99, p999) = (ratio(500), ratio(990), ratio(999));
-        print(format_args!("{:<22}{:>10}{p50:>11.2}x{p99:>11.2}x{p999:>11.2}x", "ratio", ""));
-        let attempts = ward.sick_attempts.load(Ordering::Relaxed);
+        show(&before, &alone, &beside);
+        let (attempts, waiting) = (ward.sick_attempts.load(Ordering::Relaxed), engine.figures().waiting);
         print(format_args!("attempts at sick receivers: {attempts}; deliveries waiting at the end: {waiting}"));
-        print(format_args!("resident memory: {resident_alone} MiB alone, {} MiB at the end", resident_mib()));
+        print(format_args!("resident memory: {resident_before} MiB before, {} MiB at the end", resident_mib()));
         Ok(())
     }
 
-    /// Hands in for a while; the times of the healthy merchants' deliveries, in order.
+    /// Hands in for a while; the times of the healthy merchants' deliveries, in microseconds.
     async fn phase(
         &self,
         engine: &Engine,
@@ -256,9 +259,7 @@ impl Isolation {
             let arrived = lock(&ward.times_us).len();
             return Err(format!("{arrived} of {wanted} healthy deliveries arrived within {PATIENCE:?}"));
         }
-        let mut times = std::mem::take(&mut *lock(&ward.times_us));
-        times.sort_unstable();
-        Ok(times)
+        Ok(std::mem::take(&mut *lock(&ward.times_us)))
     }
 
     /// Has many events wait, and the index take them up: what is measured is life beside them, not their coming.
@@ -324,20 +325,23 @@ async fn sick(ward: Arc<Ward>, mut request: Request) -> Result<Response, Problem
 
 async fn merchant(engine: &Engine, number: u64, url: &str) -> Result<MerchantId, String> {
     let merchant: MerchantId = format!("m{number}").parse().expect("a letter and digits");
+    engine.registry.put_merchant(&merchant, None).await.map_err(|refusal| refusal.to_string())?;
+    configure(engine, &merchant, url, true).await?;
+    Ok(merchant)
+}
+
+async fn configure(engine: &Engine, merchant: &MerchantId, url: &str, enabled: bool) -> Result<(), String> {
     let config = registry::Config {
         url: url.into(),
         event_types: EventTypes::EVERY,
-        enabled: true,
+        enabled,
         secret: SecretChange::Keep,
         secret_grace_ms: 0,
         ordering: Order::Free,
         rate: None,
     };
-    let registry = &engine.registry;
-    registry.put_merchant(&merchant, None).await.map_err(|refusal| refusal.to_string())?;
-    let put = registry.put_config(&merchant, config, &Precondition::None).await;
-    put.map_err(|rejected| rejected.to_string())?;
-    Ok(merchant)
+    let put = engine.registry.put_config(merchant, config, &Precondition::None).await;
+    put.map(|_| ()).map_err(|rejected| rejected.to_string())
 }
 
 fn event(merchant: &MerchantId, number: Option<usize>) -> Submission {
@@ -359,6 +363,54 @@ fn resident_mib() -> u64 {
     let told = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = told.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// Switches delivery to sick merchants off, or on.
+async fn hold(engine: &Engine, sick: &[MerchantId], url: &str, is_held: bool) -> Result<(), String> {
+    for merchant in sick {
+        configure(engine, merchant, url, !is_held).await?;
+    }
+    Ok(())
+}
+
+/// What became of one phase, in microseconds.
+struct Times {
+    count: usize,
+    p50: f64,
+    p99: f64,
+    p999: f64,
+}
+
+impl Times {
+    fn of(mut times: Vec<u64>) -> Times {
+        times.sort_unstable();
+        let of = |per_mille| at(&times, per_mille) as f64;
+        Times { count: times.len(), p50: of(500), p99: of(990), p999: of(999) }
+    }
+}
+
+/// The medians of the rounds, and of the ratios that were taken within each.
+fn show(before: &Times, alone: &[Times], beside: &[Times]) {
+    print("healthy deliveries, from handing in to arrival, medians of the rounds:");
+    print(format_args!("{:<24}{:>10}{:>12}{:>12}{:>12}", "", "count", "p50", "p99", "p99.9"));
+    for (name, times) in [("before", std::slice::from_ref(before)), ("alone", alone), ("beside sick ones", beside)] {
+        let ms = |of: fn(&Times) -> f64| format!("{:.2} ms", median(times.iter().map(of)) / 1_000.0);
+        let count: usize = times.iter().map(|times| times.count).sum();
+        let (p50, p99, p999) = (ms(|t| t.p50), ms(|t| t.p99), ms(|t| t.p999));
+        print(format_args!("{name:<24}{count:>10}{p50:>12}{p99:>12}{p999:>12}"));
+    }
+    let ratio = |of: fn(&Times) -> f64| {
+        let ratios = beside.iter().zip(alone).map(|(beside, alone)| of(beside) / of(alone).max(1.0));
+        format!("{:.2}x", median(ratios))
+    };
+    let (p50, p99, p999) = (ratio(|t| t.p50), ratio(|t| t.p99), ratio(|t| t.p999));
+    print(format_args!("{:<24}{:>10}{p50:>12}{p99:>12}{p999:>12}", "beside / alone", ""));
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// The time under which so many of a thousand lie; the times are in order.

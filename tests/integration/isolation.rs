@@ -1,7 +1,8 @@
 //! A merchant can only delay itself.
 //!
-//! Compares times only within one run, with the machine to itself.
+//! Never compares times but within one run, with the machine to itself.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -69,4 +70,21 @@ fn a_hanging_merchant_with_a_hundred_thousand_waiting_delays_nobody_else() {
     assert!(ratio <= 1.5, "{before:?} before, {beside:?} beside {WAITING} waiting, {after:?} after");
     assert!(full_bytes < 256 << 20, "{full_bytes} bytes resident");
     assert!(full_bytes < half_bytes + half_bytes / 2, "memory follows the backlog: {half_bytes}, then {full_bytes}");
+}
+
+#[test]
+fn anybody_can_measure_it_on_a_machine_of_their_own() {
+    let options = ["--merchants", "4", "--sick-percent", "50", "--rate", "40", "--seconds", "1", "--rounds", "1"];
+    let measured = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+        .args(["bench", "isolation", "--ailment", "failing", "--backlog", "100"])
+        .args(options)
+        .output()
+        .expect("the binary runs");
+    let text = String::from_utf8_lossy(&measured.stdout);
+    assert!(measured.status.success(), "{text}{}", String::from_utf8_lossy(&measured.stderr));
+    for line in ["before", "alone", "beside sick ones", "beside / alone", "attempts at sick receivers"] {
+        assert!(text.lines().any(|shown| shown.starts_with(line)), "{line} is not in\n{text}");
+    }
+    let refused = Command::new(env!("CARGO_BIN_EXE_posthaste")).args(["bench", "isolation", "--rounds", "0"]).output();
+    assert!(!refused.expect("the binary runs").status.success());
 }
