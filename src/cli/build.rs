@@ -125,7 +125,7 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             retention_bytes_max: storage.retention_bytes_max as u64,
             idempotency_ms: storage.idempotency_window_ms,
             reserve_bytes: storage.reserve_bytes as u64,
-            ..StoreLimits::default()
+            retention_every_ms: storage.retention_every_ms,
         },
         shard: ShardLimits {
             in_flight_max: delivery.in_flight_max,
