@@ -3,26 +3,35 @@
 //!
 //! Never decides: when, whether and to whom is the shard's. Never waits for the disk.
 
+mod inbox;
+mod resends;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{self, JoinError, JoinSet};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::{
-    Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, Location, MerchantId,
-    Outcome, Phases, Status, Timestamp, Verdict, resource_hash,
+    Attempt, Delivery, DisabledReason, DueKey, Endpoint, EndpointId, ErrorCode, EventId, MerchantId, Outcome, Phases,
+    Status, Timestamp, Verdict, fnv1a,
 };
 use crate::pulse::Pulse;
 use crate::registry::Registry;
 use crate::shard::{Action, Gate, Page, Recall, Settled, Shard};
-use crate::store::{DuePage, Notice, Settlement, Store, StoreError};
+use crate::store::{Dossier, DuePage, Notice, Reads, Settlement, Store, StoreError};
 use crate::transport::{Parcel, Transport};
+
+pub use inbox::{Inbox, Inlet, Limits as InboxLimits, inbox};
+pub use resends::{Answer, ResendFault, Resent};
+use resends::{Key, Resends};
 
 /// Notices taken from the channel in one go.
 const NOTICES_MAX: usize = 256;
@@ -32,6 +41,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// How long what could not be read is left alone.
 const REREAD_DELAY: Duration = Duration::from_millis(200);
+
+/// How long an event whose payload cannot be read is left alone: a quarter of its age, within these bounds.
+const PUT_OFF_MS_MIN: u64 = 1_000;
+const PUT_OFF_MS_MAX: u64 = 15 * 60 * 1_000;
 
 /// What the rest of the product asks of a dispatcher.
 #[derive(Debug)]
@@ -53,30 +66,19 @@ pub enum Control {
         merchant: MerchantId,
         /// The event.
         event: EventId,
-        /// Where to, where the event is owed to nobody now.
-        endpoint: EndpointId,
         /// What came of it.
-        answer: oneshot::Sender<Result<Resent, StoreError>>,
+        answer: Answer,
     },
     /// Start nothing more; end once everything under way is recorded.
     Drain,
-}
-
-/// What came of a resend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resent {
-    /// An attempt follows as soon as it is this endpoint's turn.
-    Queued,
-    /// An attempt is under way this moment.
-    UnderWay,
-    /// The merchant has no such event.
-    Unknown,
 }
 
 /// What a dispatcher works with.
 pub struct Tools {
     /// The durable memory.
     pub store: Arc<dyn Store>,
+    /// Its reads: payloads that are not in memory, and events to be sent again.
+    pub reads: Reads,
     /// The door to the receivers.
     pub transport: Arc<dyn Transport>,
     /// Endpoints as they are now.
@@ -132,10 +134,11 @@ pub struct Dispatcher {
     tools: Arc<Tools>,
     vitals: Arc<Vitals>,
     controls: mpsc::UnboundedReceiver<Control>,
-    notices: mpsc::Receiver<Notice>,
+    notices: Inbox,
     work: JoinSet<Done>,
     /// What each running attempt is for, so that one that panics fails alone.
     running: HashMap<task::Id, Delivery>,
+    resends: Resends,
     draining: bool,
 }
 
@@ -145,11 +148,17 @@ enum Done {
         endpoint: Arc<Endpoint>,
         attempt: Box<Attempt>,
     },
-    /// Nothing was sent: the endpoint is gone, or the payload cannot be read.
+    /// Nothing was sent: the endpoint is gone.
     Unmade,
+    /// Nothing was sent: the payload cannot be read.
+    Unreadable,
     Page {
         endpoint: EndpointId,
         page: Result<DuePage, StoreError>,
+    },
+    Looked {
+        key: Key,
+        found: Box<Result<Option<Dossier>, StoreError>>,
     },
     Disabled,
 }
@@ -168,7 +177,7 @@ impl Dispatcher {
         tools: Arc<Tools>,
         vitals: Arc<Vitals>,
         controls: mpsc::UnboundedReceiver<Control>,
-        notices: mpsc::Receiver<Notice>,
+        notices: Inbox,
     ) -> Dispatcher {
         Dispatcher {
             shard,
@@ -178,6 +187,7 @@ impl Dispatcher {
             notices,
             work: JoinSet::new(),
             running: HashMap::new(),
+            resends: Resends::default(),
             draining: false,
         }
     }
@@ -219,7 +229,7 @@ impl Dispatcher {
             biased;
             Some(control) = self.controls.recv() => Some(Input::Control(control)),
             Some(done) = self.work.join_next_with_id() => Some(Input::Done(done)),
-            taken = self.notices.recv_many(notices, NOTICES_MAX) => (taken > 0).then_some(Input::Notices),
+            taken = self.notices.take(notices, NOTICES_MAX) => (taken > 0).then_some(Input::Notices),
             () = tokio::time::sleep(sleep) => Some(Input::Wake),
         }
     }
@@ -254,14 +264,16 @@ impl Dispatcher {
             };
             let (payload, traceparent) = match delivery.payload {
                 Some(payload) => (payload, delivery.traceparent),
-                None => match tools.store.event(&delivery) {
-                    Ok(event) => (event.payload, event.traceparent),
-                    Err(error) => {
-                        tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
-                        tokio::time::sleep(REREAD_DELAY).await;
-                        return Done::Unmade;
+                None => {
+                    let wanted = delivery.clone();
+                    match tools.reads.read(move |store| store.event(&wanted)).await {
+                        Ok(event) => (event.payload, event.traceparent),
+                        Err(error) => {
+                            tracing::error!(event = %delivery.event, %error, "a payload cannot be read");
+                            return Done::Unreadable;
+                        }
                     }
-                },
+                }
             };
             let parcel = Parcel {
                 endpoint: Arc::clone(&endpoint),
@@ -307,11 +319,11 @@ impl Dispatcher {
     fn control(&mut self, control: Control) {
         match control {
             Control::Open { endpoint, merchant, gate, backlog } => self.shard.open(endpoint, merchant, gate, backlog),
-            Control::Resend { merchant, event, endpoint, answer } => {
-                // The one who asked may have gone away; the resend stands.
-                let _ = answer.send(self.resend(&merchant, event, endpoint));
+            Control::Resend { merchant, event, answer } => self.resend(merchant, event, answer),
+            Control::Drain => {
+                self.draining = true;
+                self.resends.end();
             }
-            Control::Drain => self.draining = true,
         }
     }
 
@@ -323,33 +335,33 @@ impl Dispatcher {
         for notice in notices.drain(..) {
             match notice {
                 Notice::Accepted(delivery) => self.shard.accept(delivery),
-                Notice::Settled(delivery) => self.shard.confirm(delivery),
+                Notice::Settled(delivery) => {
+                    self.heard_of(&delivery);
+                    self.shard.confirm(delivery);
+                }
             }
         }
     }
 
     fn done(&mut self, done: Result<(task::Id, Done), JoinError>) {
         let (id, done) = match done {
-            Ok((id, done)) => (id, Some(done)),
-            Err(panicked) => (panicked.id(), None),
+            Ok(done) => done,
+            Err(panicked) => return self.panicked(panicked.id()),
         };
-        match (self.running.remove(&id), done) {
-            (Some(delivery), Some(Done::Attempt { endpoint, attempt })) => {
-                self.settle(&delivery, Some(endpoint), *attempt)
-            }
-            (Some(delivery), Some(_)) => self.shard.give_back(delivery.endpoint, delivery.event),
-            (Some(delivery), None) => {
-                tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
-                let attempt = self.broken(&delivery);
-                self.settle(&delivery, None, attempt);
-            }
-            (None, Some(done)) => self.read_done(done),
-            (None, None) => panic!("reading the outbox panicked: the index is not to be trusted any more"),
-        }
-    }
-
-    fn read_done(&mut self, done: Done) {
         match done {
+            Done::Attempt { endpoint, attempt } => {
+                let delivery = self.ran(id);
+                self.settle(&delivery, Some(endpoint), *attempt);
+            }
+            Done::Unmade => {
+                let delivery = self.ran(id);
+                self.shard.give_back(delivery.endpoint, delivery.event);
+                self.stir(&delivery);
+            }
+            Done::Unreadable => {
+                let delivery = self.ran(id);
+                self.put_off(delivery);
+            }
             Done::Page { endpoint, page: Ok(page) } => {
                 let DuePage { deliveries, more, as_of } = page;
                 self.shard.refill(endpoint, Page { deliveries, more, as_of });
@@ -358,8 +370,38 @@ impl Dispatcher {
                 tracing::error!(%endpoint, %error, "the outbox cannot be read");
                 self.shard.refill_failed(endpoint);
             }
-            Done::Attempt { .. } | Done::Unmade | Done::Disabled => {}
+            Done::Looked { key, found } => self.looked(key, *found),
+            Done::Disabled => {}
         }
+    }
+
+    /// What an attempt that has ended was for.
+    fn ran(&mut self, id: task::Id) -> Delivery {
+        self.running.remove(&id).expect("what ends as an attempt was begun as one")
+    }
+
+    fn panicked(&mut self, id: task::Id) {
+        let delivery = self.running.remove(&id).expect("a read panicked: the index is not to be trusted any more");
+        tracing::error!(event = %delivery.event, "an attempt panicked: counted as a protocol error");
+        let attempt = self.broken(&delivery);
+        self.settle(&delivery, None, attempt);
+    }
+
+    /// A delivery whose payload cannot be read waits longer and longer, so that others of its endpoint go on. No
+    /// attempt was made, so none is counted and none is recorded.
+    fn put_off(&mut self, delivery: Delivery) {
+        self.tools.metrics.unreadable.increment(1);
+        self.shard.give_back(delivery.endpoint, delivery.event);
+        let delivery = match self.shard.hold(&delivery) {
+            Recall::Waiting(delivery) => delivery,
+            Recall::Unknown => delivery,
+            Recall::InFlight | Recall::Settling => unreachable!("it was given back this moment"),
+        };
+        let now = self.tools.clock.now();
+        let age_ms = now.since_ms(delivery.event.accepted_at());
+        let due = now.plus_ms((age_ms / 4).clamp(PUT_OFF_MS_MIN, PUT_OFF_MS_MAX));
+        let (status, attempts_before) = (delivery.status, delivery.attempts_before);
+        self.tools.store.settle(Settlement { delivery, attempt: None, status, at: now, due, attempts_before });
     }
 
     /// What is recorded of an attempt that ended in a panic of ours.
@@ -377,20 +419,22 @@ impl Dispatcher {
 
     fn settle(&mut self, delivery: &Delivery, endpoint: Option<Arc<Endpoint>>, attempt: Attempt) {
         let now = self.tools.clock.now();
-        self.observe(delivery, &attempt, now);
+        // The outcome was known with the head of the answer; reading its body came after.
+        let answered_at = attempt.started_at.plus_ms(attempt.duration_ms.into());
+        self.observe(delivery, endpoint.as_deref(), &attempt, now);
         let chance = self.tools.entropy.unit();
         let Settled { delivery, verdict, attempts, disable } =
             self.shard.settle(now, delivery.endpoint, delivery.event, &attempt.outcome, chance);
         assert_eq!(attempts, attempt.number, "attempts are counted once");
-        let (status, due) = match verdict {
-            Verdict::Delivered => (Status::Delivered, delivery.due),
-            Verdict::RetryAt(due) => (Status::Retrying, due),
-            Verdict::Failed => (Status::Failed, delivery.due),
-            Verdict::Canceled => (Status::Canceled, delivery.due),
+        let (status, at, due) = match verdict {
+            Verdict::Delivered => (Status::Delivered, answered_at, delivery.due),
+            Verdict::RetryAt(due) => (Status::Retrying, now, due),
+            Verdict::Failed => (Status::Failed, now, delivery.due),
+            Verdict::Canceled => (Status::Canceled, now, delivery.due),
         };
         self.tools.metrics.settled(status);
         let attempts_before = delivery.attempts_before;
-        self.tools.store.settle(Settlement { delivery, attempt: Some(attempt), status, at: now, due, attempts_before });
+        self.tools.store.settle(Settlement { delivery, attempt: Some(attempt), status, at, due, attempts_before });
         if let (Some(reason), Some(endpoint)) = (disable, endpoint) {
             self.disable(endpoint, reason);
         }
@@ -406,36 +450,21 @@ impl Dispatcher {
         });
     }
 
-    /// Makes an event due now, whatever became of it before.
-    fn resend(&mut self, merchant: &MerchantId, event: EventId, endpoint: EndpointId) -> Result<Resent, StoreError> {
-        let Some(dossier) = self.tools.store.dossier(merchant, event)? else { return Ok(Resent::Unknown) };
-        let now = self.tools.clock.now();
-        let delivery = match dossier.delivery {
-            Some(delivery) if delivery.status.is_waiting() => delivery,
-            known => renewed(&dossier.event, dossier.location, known, endpoint),
-        };
-        let delivery = match self.shard.hold(&delivery) {
-            Recall::Busy => return Ok(Resent::UnderWay),
-            Recall::Waiting(delivery) => delivery,
-            Recall::Unknown => delivery,
-        };
-        let status = if delivery.attempts == 0 { Status::Pending } else { Status::Retrying };
-        let attempts_before = delivery.attempts;
-        self.tools.store.settle(Settlement { delivery, attempt: None, status, at: now, due: now, attempts_before });
-        Ok(Resent::Queued)
-    }
-
-    fn observe(&self, delivery: &Delivery, attempt: &Attempt, now: Timestamp) {
+    fn observe(&self, delivery: &Delivery, endpoint: Option<&Endpoint>, attempt: &Attempt, now: Timestamp) {
         let metrics = &self.tools.metrics;
         let accepted_at = delivery.event.accepted_at();
         metrics.attempted(attempt.outcome.error());
         self.tools.pulse.beat(&delivery.merchant, now, attempt.outcome.error().is_none(), attempt.duration_ms);
         metrics.attempt_seconds.record(f64::from(attempt.duration_ms) / 1000.0);
-        if attempt.number == 1 {
+        // What was resent, or kept for a config that was changed meanwhile, says nothing of the way from acceptance.
+        let was_free =
+            endpoint.is_some_and(|endpoint| endpoint.updated_at <= accepted_at) && delivery.due <= accepted_at;
+        if attempt.number == 1 && was_free {
             metrics.first_attempt_seconds.record(attempt.started_at.since_ms(accepted_at) as f64 / 1000.0);
         }
         if attempt.outcome.error().is_none() {
-            metrics.delivery_seconds.record(now.since_ms(accepted_at) as f64 / 1000.0);
+            let answered_at = attempt.started_at.plus_ms(attempt.duration_ms.into());
+            metrics.delivery_seconds.record(answered_at.since_ms(accepted_at) as f64 / 1000.0);
         }
         tracing::debug!(
             event = %delivery.event,
@@ -457,32 +486,7 @@ impl Dispatcher {
     }
 }
 
-/// The delivery as which an event is owed anew, after its last state was a final one.
-fn renewed(event: &Event, location: Location, known: Option<Delivery>, endpoint: EndpointId) -> Delivery {
-    match known {
-        Some(delivery) => Delivery { endpoint, ..delivery },
-        None => Delivery {
-            event: event.id,
-            endpoint,
-            merchant: event.merchant.clone(),
-            event_type: event.event_type,
-            resource: resource_hash(event.resource_id.as_deref()),
-            sequence: event.sequence,
-            location,
-            written: location,
-            last_attempt: None,
-            attempts: 0,
-            attempts_before: 0,
-            status: Status::Skipped,
-            due: event.id.accepted_at(),
-            payload: None,
-            traceparent: None,
-        },
-    }
-}
-
 /// The shard of a merchant: the same within one run; nothing on disk depends on it.
 pub fn shard_of(merchant: &MerchantId, shards: usize) -> usize {
-    let hash = crate::model::resource_hash(Some(merchant.as_str()));
-    usize::try_from(hash % shards as u64).expect("there are few shards")
+    usize::try_from(fnv1a(merchant.as_str()) % shards as u64).expect("there are few shards")
 }

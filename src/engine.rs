@@ -2,6 +2,9 @@
 //!
 //! Never parses a request, never reads a configuration file.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::dispatcher::{Control, Dispatcher, Tools, Vitals, shard_of};
+use crate::dispatcher::{Control, Dispatcher, Inlet, Tools, Vitals, inbox, shard_of};
 use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
@@ -24,17 +27,13 @@ use crate::pulse::{self, Pulse};
 use crate::recovery::{self, Recoveries, Resender};
 use crate::registry::{EndpointChange, EndpointSink, Registry};
 use crate::shard::{Gate, Shard};
-use crate::store::embedded::{EmbeddedStore, Fatal, Probes, Surroundings};
-use crate::store::{Backlog, Notice, NoticeSink, Store, StoreError, StoreFigures};
+use crate::store::embedded::{EmbeddedStore, Fatal as StoreFatal, Probes, Surroundings};
+use crate::store::{Backlog, Notice, NoticeSink, Reads, Store, StoreError, StoreFigures};
 use crate::transport::Transport;
 
-pub use crate::dispatcher::Resent;
-pub use crate::recovery::ResendFault;
+pub use crate::dispatcher::{InboxLimits, ResendFault, Resent};
 pub use crate::shard::Limits as ShardLimits;
 pub use crate::store::embedded::{Limits as StoreLimits, OpenFault};
-
-/// Notices that may wait for a dispatcher before commits wait for it.
-const NOTICES_MAX: usize = 16_384;
 
 /// How often gathered samples of histograms are folded together.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -48,6 +47,10 @@ pub struct Limits {
     pub store: StoreLimits,
     /// Of all shards together.
     pub shard: ShardLimits,
+    /// Of the notices on their way to all dispatchers.
+    pub inbox: InboxLimits,
+    /// Reads of the disk at once: by the surfaces, and by the dispatchers.
+    pub reads_max: usize,
     /// When what is tried again.
     pub schedule: Schedule,
     /// Of links and sessions.
@@ -55,6 +58,20 @@ pub struct Limits {
     /// Of those who watch.
     pub feed: feed::Limits,
 }
+
+/// Why the process must end at once.
+#[derive(Debug, thiserror::Error)]
+pub enum Downfall<'a> {
+    /// The disk failed, or the store itself did.
+    #[error(transparent)]
+    Store(&'a StoreError),
+    /// A dispatcher panicked: its merchants would be left without a word, while their events are still taken.
+    #[error("a dispatcher panicked")]
+    Dispatcher,
+}
+
+/// Called once when the process must end, and nothing more is acknowledged.
+pub type Fatal = Arc<dyn Fn(&Downfall<'_>) + Send + Sync>;
 
 /// Everything the engine takes from the world.
 pub struct World {
@@ -66,7 +83,7 @@ pub struct World {
     pub transport: Arc<dyn Transport>,
     /// Figures.
     pub metrics: Metrics,
-    /// Ends the process when the disk failed.
+    /// Ends the process when it cannot go on.
     pub fatal: Fatal,
     /// Digests of operator keys given by configuration.
     pub operator_digests: Vec<Digest>,
@@ -116,14 +133,15 @@ impl Engine {
     pub fn start(dir: &Path, limits: &Limits, world: World) -> Result<Engine, StartFault> {
         let World { clock, entropy, transport, metrics, fatal, operator_digests } = world;
         let (controls, controls_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::unbounded_channel()).unzip();
-        let (notices, notices_in): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| mpsc::channel(NOTICES_MAX)).unzip();
+        let inbox_limits = limits.inbox.share(limits.shards);
+        let (inlets, inboxes): (Vec<_>, Vec<_>) = (0..limits.shards).map(|_| inbox(inbox_limits)).unzip();
         let controls: Arc<[_]> = controls.into();
         let feed = Arc::new(Feed::new(limits.feed));
         let around = Surroundings {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
-            sink: notice_sink(notices, Arc::clone(&feed)),
-            fatal,
+            sink: notice_sink(inlets, Arc::clone(&feed)),
+            fatal: store_fatal(&fatal),
             probes: probes(&metrics),
         };
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir, limits.store, around)?);
@@ -139,6 +157,7 @@ impl Engine {
         let pulse = Arc::new(Pulse::new(clock.now()));
         let tools = Arc::new(Tools {
             store: Arc::clone(&store),
+            reads: Reads::new(Arc::clone(&store), limits.reads_max),
             transport: Arc::clone(&transport),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
@@ -148,18 +167,20 @@ impl Engine {
         });
         let vitals: Vec<Arc<Vitals>> = (0..limits.shards).map(|_| Arc::default()).collect();
         let mut tasks = JoinSet::new();
-        for ((controls, notices), vitals) in controls_in.into_iter().zip(notices_in).zip(&vitals) {
+        for ((controls, notices), vitals) in controls_in.into_iter().zip(inboxes).zip(&vitals) {
             let shard = Shard::new(share(&limits.shard, limits.shards), limits.schedule.clone());
-            tasks.spawn(Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices).run());
+            let dispatcher = Dispatcher::new(shard, Arc::clone(&tools), Arc::clone(vitals), controls, notices);
+            tasks.spawn(watched(dispatcher, Arc::clone(&fatal)));
         }
         show_limits(&metrics, limits);
         metrics.ready.set(1.0);
+        let history = History::new(Reads::new(Arc::clone(&store), limits.reads_max));
         let resender = Resender::new(Arc::clone(&registry), Arc::clone(&controls));
         Ok(Engine {
             outbox: Outbox::new(Arc::clone(&store), Arc::clone(&registry), metrics.clone()),
-            history: History::new(Arc::clone(&store)),
+            history: history.clone(),
             portal: Portal::new(Arc::clone(&registry), Arc::clone(&clock), entropy, limits.portal),
-            recoveries: Recoveries::new(resender.clone(), History::new(Arc::clone(&store))),
+            recoveries: Recoveries::new(resender.clone(), history),
             resender,
             transport,
             registry,
@@ -235,6 +256,22 @@ impl Engine {
     }
 }
 
+/// Runs a dispatcher to its end, in a task of its own, so that a panic is heard of.
+async fn watched(dispatcher: Dispatcher, fatal: Fatal) {
+    let mut task = JoinSet::new();
+    task.spawn(dispatcher.run());
+    if let Some(Err(ended)) = task.join_next().await
+        && ended.is_panic()
+    {
+        fatal(&Downfall::Dispatcher);
+    }
+}
+
+fn store_fatal(fatal: &Fatal) -> StoreFatal {
+    let fatal = Arc::clone(fatal);
+    Arc::new(move |error| fatal(&Downfall::Store(error)))
+}
+
 /// Announces every endpoint to its shard, also deleted ones to which something is still owed.
 fn take_up(
     store: &dyn Store,
@@ -257,7 +294,7 @@ fn take_up(
     Ok(())
 }
 
-fn notice_sink(notices: Vec<mpsc::Sender<Notice>>, feed: Arc<Feed>) -> NoticeSink {
+fn notice_sink(inlets: Vec<Inlet>, feed: Arc<Feed>) -> NoticeSink {
     Arc::new(move |notice: Notice| {
         let (Notice::Accepted(delivery) | Notice::Settled(delivery)) = &notice;
         let news = match &notice {
@@ -265,8 +302,8 @@ fn notice_sink(notices: Vec<mpsc::Sender<Notice>>, feed: Arc<Feed>) -> NoticeSin
             Notice::Settled(delivery) => News::Changed(delivery.event),
         };
         feed.tell(&delivery.merchant, news);
-        // Refused only when the dispatcher has drained; the outbox keeps what it would have taken.
-        let _ = notices[shard_of(&delivery.merchant, notices.len())].blocking_send(notice);
+        let shard = shard_of(&delivery.merchant, inlets.len());
+        inlets[shard].send(notice);
     })
 }
 
@@ -320,6 +357,12 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("window_per_endpoint", limits.shard.window_per_endpoint_max as f64),
         ("window", limits.shard.window_max as f64),
         ("window_payload_bytes", limits.shard.payload_bytes_max as f64),
+        ("settling", limits.shard.settling_max as f64),
+        ("pages", limits.shard.refills_max as f64),
+        ("page", limits.shard.page_max as f64),
+        ("notices", limits.inbox.notices_max as f64),
+        ("notices_payload_bytes", limits.inbox.payload_bytes_max as f64),
+        ("reads", limits.reads_max as f64),
         ("commit_queue", limits.store.queued_max as f64),
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
         ("disk_free_bytes", limits.store.free_bytes_min as f64),

@@ -1,14 +1,12 @@
 //! What happened: pages of a merchant's events, and everything about one of them.
 //!
-//! Never changes anything.
+//! Never changes anything, never makes a worker of the runtime wait for the disk.
 
 mod cursor;
 mod question;
 
-use std::sync::Arc;
-
 use crate::model::{Attempt, Event, EventId, MerchantId};
-use crate::store::Store;
+use crate::store::Reads;
 use crate::transport::{Headline, shown_headers};
 
 pub use question::{Question, Stretch};
@@ -18,23 +16,24 @@ pub use crate::store::{AttemptSummary, Dossier, HistoryItem, HistoryPage, Histor
 /// Reads the history.
 #[derive(Clone)]
 pub struct History {
-    store: Arc<dyn Store>,
+    reads: Reads,
 }
 
 impl History {
     /// A history over a store.
-    pub fn new(store: Arc<dyn Store>) -> History {
-        History { store }
+    pub fn new(reads: Reads) -> History {
+        History { reads }
     }
 
     /// A page, in O(limit).
-    pub fn page(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
-        self.store.page(query)
+    pub async fn page(&self, query: HistoryQuery) -> Result<HistoryPage, StoreError> {
+        self.reads.read(move |store| store.page(&query)).await
     }
 
     /// Everything about one event, where the merchant has it.
-    pub fn dossier(&self, merchant: &MerchantId, id: EventId) -> Result<Option<Dossier>, StoreError> {
-        self.store.dossier(merchant, id)
+    pub async fn dossier(&self, merchant: &MerchantId, id: EventId) -> Result<Option<Dossier>, StoreError> {
+        let merchant = merchant.clone();
+        self.reads.read(move |store| store.dossier(&merchant, id)).await
     }
 }
 

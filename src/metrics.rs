@@ -78,6 +78,8 @@ pub struct Metrics {
     succeeded: Counter,
     failed: Arc<[Counter]>,
     settled: Arc<[Counter]>,
+    /// Attempts that were not made because the payload could not be read.
+    pub unreadable: Counter,
     /// From the beginning of an attempt to its outcome.
     pub attempt_seconds: Histogram,
     /// From acceptance to the 2xx head.
@@ -153,6 +155,10 @@ impl Metrics {
                 "Steps of deliveries by the status they led to",
                 "status",
                 Status::ALL.map(Status::as_str),
+            ),
+            unreadable: of.counter(
+                "posthaste_payloads_unreadable_total",
+                "Attempts put off because the payload could not be read from the journal",
             ),
             attempt_seconds: of.seconds("posthaste_attempt_duration_seconds", "From an attempt's start to its outcome"),
             delivery_seconds: of.seconds("posthaste_delivery_latency_seconds", "From acceptance to the 2xx answer"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::dispatcher::{Control, Resent, shard_of};
+use crate::dispatcher::{Control, ResendFault, Resent, shard_of};
 use crate::history::{History, HistoryQuery, StoreError};
 use crate::model::{EventId, MerchantId, Status, Timestamp};
 use crate::registry::Registry;
@@ -31,20 +31,6 @@ const PAGE: usize = 100;
 /// Between two events of one recovery.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Why a resend was not queued.
-#[derive(Debug, thiserror::Error)]
-pub enum ResendFault {
-    /// The merchant has no endpoint to send it to.
-    #[error("the merchant has no endpoint")]
-    NoEndpoint,
-    /// The process is stopping.
-    #[error("the process is stopping")]
-    Stopped,
-    /// The store could not be read.
-    #[error(transparent)]
-    Read(#[from] StoreError),
-}
-
 /// Asks dispatchers to try events once more.
 #[derive(Clone)]
 pub struct Resender {
@@ -60,11 +46,11 @@ impl Resender {
 
     /// Tries an event once more, now, through the same fair queue.
     pub async fn resend(&self, merchant: &MerchantId, event: EventId) -> Result<Resent, ResendFault> {
-        let endpoint = self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?.id;
+        self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?;
         let (answer, answered) = oneshot::channel();
-        let control = Control::Resend { merchant: merchant.clone(), event, endpoint, answer };
+        let control = Control::Resend { merchant: merchant.clone(), event, answer };
         self.controls[shard_of(merchant, self.controls.len())].send(control).map_err(|_| ResendFault::Stopped)?;
-        Ok(answered.await.map_err(|_| ResendFault::Stopped)??)
+        answered.await.map_err(|_| ResendFault::Stopped)?
     }
 }
 
@@ -149,10 +135,10 @@ impl Recoveries {
     }
 
     /// How many events of a period there are, at most [`EVENTS_MAX`].
-    pub fn count(&self, merchant: &MerchantId, period: &Period) -> Result<usize, StoreError> {
+    pub async fn count(&self, merchant: &MerchantId, period: &Period) -> Result<usize, StoreError> {
         let (mut count, mut from) = (0, EventId::floor(period.from));
         loop {
-            let page = self.history.page(&query(merchant, period, from))?;
+            let page = self.history.page(query(merchant, period, from)).await?;
             count += page.items.len();
             match page.items.last().filter(|_| page.more && count < EVENTS_MAX) {
                 Some(last) => from = last.id.after(),
@@ -162,8 +148,8 @@ impl Recoveries {
     }
 
     /// Begins. Must be called inside the runtime.
-    pub fn begin(&self, merchant: &MerchantId, period: Period) -> Result<Result<(), NotBegun>, StoreError> {
-        let total = self.count(merchant, &period)?;
+    pub async fn begin(&self, merchant: &MerchantId, period: Period) -> Result<Result<(), NotBegun>, StoreError> {
+        let total = self.count(merchant, &period).await?;
         if total == 0 {
             return Ok(Err(NotBegun::Nothing));
         }
@@ -237,7 +223,7 @@ async fn run(resender: Resender, history: History, merchant: MerchantId, job: Ar
 async fn pass(resender: &Resender, history: &History, merchant: &MerchantId, job: &Job) -> Result<bool, ResendFault> {
     let mut from = EventId::floor(job.period.from);
     loop {
-        let page = history.page(&query(merchant, &job.period, from))?;
+        let page = history.page(query(merchant, &job.period, from)).await?;
         for item in &page.items {
             if job.is_canceled.load(Ordering::Relaxed) {
                 return Ok(false);

@@ -38,7 +38,7 @@ struct Queued {
 pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let question = question(&merchant, request.query())?;
-    let page = api.engine.history.page(&question.query()).map_err(|error| unreadable(&error))?;
+    let page = api.engine.history.page(question.query()).await.map_err(|error| unreadable(&error))?;
     let stretch = question.turned(page);
     let link = link(&request.path, &question, &stretch);
     let page = Page {
@@ -57,7 +57,7 @@ pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Pr
 pub(super) async fn detail(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let id = event_id(&request)?;
-    let dossier = api.engine.history.dossier(&merchant, id).map_err(|error| unreadable(&error))?;
+    let dossier = api.engine.history.dossier(&merchant, id).await.map_err(|error| unreadable(&error))?;
     let dossier = dossier.ok_or_else(unknown_event)?;
     Ok(response::json(StatusCode::OK, &Detail::of(&dossier)))
 }

@@ -10,7 +10,7 @@ use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::dashboard::{self, Dashboard};
-use crate::engine::{self, Engine, ShardLimits, StoreLimits};
+use crate::engine::{self, Engine, InboxLimits, ShardLimits, StoreLimits};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::feed;
 use crate::http::{Hooks, Routes, Server, Tls, TlsError};
@@ -134,8 +134,12 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             window_per_endpoint_max: delivery.window_max,
             window_max: delivery.window_total_max,
             payload_bytes_max: delivery.window_payload_bytes_max,
-            ..ShardLimits::default()
+            page_max: delivery.page_max,
+            refills_max: delivery.pages_max,
+            settling_max: delivery.settling_max,
         },
+        inbox: InboxLimits { notices_max: delivery.notices_max, payload_bytes_max: delivery.notices_payload_bytes_max },
+        reads_max: storage.reads_max,
         schedule: Schedule {
             delays_ms: delivery.retry_schedule_ms.clone(),
             jitter: delivery.retry_jitter,

@@ -29,6 +29,9 @@ const EXIT_CONFIG: u8 = 78;
 /// The disk failed, so nothing more may be acknowledged (EX_IOERR of sysexits.h).
 const EXIT_DISK: u8 = 74;
 
+/// The engine met a fault of its own and stopped, rather than go on without a part of it (EX_SOFTWARE of sysexits.h).
+const EXIT_FAULT: u8 = 70;
+
 #[derive(Parser)]
 #[command(name = "posthaste", version, about = "Webhook delivery appliance: one binary, one directory.")]
 struct CommandLine {

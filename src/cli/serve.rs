@@ -19,14 +19,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::build::{self, Sources};
 use super::dev::{self, Dev};
-use super::{ConfigOptions, EXIT_CONFIG, EXIT_DISK, fail, print};
+use super::{ConfigOptions, EXIT_CONFIG, EXIT_DISK, EXIT_FAULT, fail, print};
 use crate::admin::Readiness;
 use crate::config::{Config, Log, LogFormat};
-use crate::engine::{Engine, OpenFault, StartFault, World};
+use crate::engine::{Downfall, Engine, OpenFault, StartFault, World};
 use crate::http::{Server, Tls};
 use crate::metrics::Metrics;
 use crate::model::{Digest, Role};
-use crate::store::StoreError;
 use crate::transport::HyperTransport;
 
 /// How often idle connections to receivers are looked at.
@@ -52,7 +51,7 @@ pub struct ServeOptions {
 }
 
 /// Serves until SIGTERM or SIGINT. 0 after a drain, 78 where the configuration cannot be served, 74 where
-/// the disk failed, at the start or later.
+/// the disk failed, at the start or later, 70 where the engine did.
 pub fn serve(options: &ServeOptions) -> ExitCode {
     let sources = Sources::default();
     let scratch = (options.dev && options.source.data_dir.is_none()).then(|| build::temporary_dir(&*sources.entropy));
@@ -255,9 +254,13 @@ fn start(config: &Config, sources: &Sources, transport: &Arc<HyperTransport>) ->
         entropy: Arc::clone(&sources.entropy),
         transport: Arc::clone(transport) as _,
         metrics: Metrics::new(),
-        fatal: Arc::new(|error: &StoreError| {
-            tracing::error!(%error, "the disk failed: stopping at once, nothing more is acknowledged");
-            std::process::exit(i32::from(EXIT_DISK));
+        fatal: Arc::new(|downfall: &Downfall<'_>| {
+            let (code, what) = match downfall {
+                Downfall::Store(_) => (EXIT_DISK, "the disk failed"),
+                Downfall::Dispatcher => (EXIT_FAULT, "a fault of Posthaste's own"),
+            };
+            tracing::error!(error = %downfall, "{what}: stopping at once, nothing more is acknowledged");
+            std::process::exit(i32::from(code));
         }),
         operator_digests: operator_digests(config),
     };

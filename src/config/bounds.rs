@@ -32,6 +32,7 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.bytes("storage.commit_queue_bytes_max", storage.commit_queue_bytes_max, MIB, GIB);
     check.ms("storage.settle_delay", storage.settle_delay_ms, 1, SECOND_MS);
     check.count("storage.index_unwritten_max", storage.index_unwritten_max, 1_000, 10_000_000);
+    check.count("storage.reads_max", storage.reads_max, 1, 256);
     check.bytes("storage.reserve_bytes", storage.reserve_bytes, 0, 64 * GIB);
     check.ms("storage.retention_age", storage.retention_age_ms, HOUR_MS, 3650 * DAY_MS);
     check.bytes("storage.retention_bytes_max", storage.retention_bytes_max, 4 * MIB, 1024 * TIB);
@@ -46,6 +47,11 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.count("delivery.window_max", delivery.window_max, 1, 1 << 20);
     check.count("delivery.window_total_max", delivery.window_total_max, 1_000, 10_000_000);
     check.bytes("delivery.window_payload_bytes_max", delivery.window_payload_bytes_max, MIB, 64 * GIB);
+    check.count("delivery.page_max", delivery.page_max, 1, 1 << 16);
+    check.count("delivery.pages_max", delivery.pages_max, 1, 256);
+    check.count("delivery.settling_max", delivery.settling_max, 1, 1 << 20);
+    check.count("delivery.notices_max", delivery.notices_max, 256, 1 << 20);
+    check.bytes("delivery.notices_payload_bytes_max", delivery.notices_payload_bytes_max, MIB, 64 * GIB);
     check.count("delivery.shards", delivery.shards, 0, 256);
     check.ms("delivery.drain_max", delivery.drain_ms_max, 0, HOUR_MS);
     check.ms("delivery.retry_after_max", delivery.retry_after_ms_max, SECOND_MS, 30 * DAY_MS);

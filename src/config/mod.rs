@@ -134,6 +134,8 @@ pub struct Storage {
     /// Memory for the index.
     #[serde(deserialize_with = "units::bytes")]
     pub index_cache_bytes: usize,
+    /// Reads at once.
+    pub reads_max: usize,
     /// Floor of free disk space.
     #[serde(deserialize_with = "units::bytes")]
     pub free_bytes_min: usize,
@@ -174,6 +176,17 @@ pub struct Delivery {
     /// Payloads in memory with them.
     #[serde(deserialize_with = "units::bytes")]
     pub window_payload_bytes_max: usize,
+    /// Deliveries of a page.
+    pub page_max: usize,
+    /// Pages that are read at once.
+    pub pages_max: usize,
+    /// Deliveries whose result is not yet on disk.
+    pub settling_max: usize,
+    /// On their way to the schedulers.
+    pub notices_max: usize,
+    /// Payloads on their way with them.
+    #[serde(deserialize_with = "units::bytes")]
+    pub notices_payload_bytes_max: usize,
     /// Schedulers; 0: one for each core.
     pub shards: usize,
     /// For attempts under way at a stop.

@@ -108,7 +108,7 @@ pub(super) async fn list(dashboard: Arc<Dashboard>, request: Request) -> Result<
     let visitor = dashboard.visitor(&request)?;
     let merchant = &visitor.visit.merchant;
     let (question, filters, is_top) = read(merchant, request.query());
-    let history = dashboard.engine.history.page(&question.query()).map_err(|error| Stop::unreadable(&error))?;
+    let history = dashboard.engine.history.page(question.query()).await.map_err(|error| Stop::unreadable(&error))?;
     let Stretch { items, next, prev, .. } = question.turned(history);
     let now = dashboard.clock.now();
     let leads = |cursor: Option<String>| {

@@ -72,18 +72,18 @@ pub(super) struct TableRow {
 }
 
 impl Health {
-    pub(super) fn of(dashboard: &Dashboard, merchant: &MerchantId) -> Result<Health, StoreError> {
+    pub(super) async fn of(dashboard: &Dashboard, merchant: &MerchantId) -> Result<Health, StoreError> {
         let now = dashboard.clock.now();
         let day = dashboard.engine.pulse.day(merchant, now);
         let whole = &day.whole;
-        let oldest = oldest(dashboard, merchant)?;
+        let oldest = oldest(dashboard, merchant).await?;
         let rate = (whole.attempts() > 0).then(|| f64::from(whole.succeeded) / f64::from(whole.attempts()));
         let took = |part| whole.took_ms(part).map(|ms| words::duration(ms.into()));
         let yesterday = EventId::floor(Timestamp::from_ms(now.as_ms() - DAY_MS as i64));
         Ok(Health {
-            pending: count(dashboard, merchant, Status::Pending, EventId::MIN)?,
-            retrying: count(dashboard, merchant, Status::Retrying, EventId::MIN)?,
-            failed: count(dashboard, merchant, Status::Failed, yesterday)?,
+            pending: count(dashboard, merchant, Status::Pending, EventId::MIN).await?,
+            retrying: count(dashboard, merchant, Status::Retrying, EventId::MIN).await?,
+            failed: count(dashboard, merchant, Status::Failed, yesterday).await?,
             oldest_is_late: oldest.is_some_and(|at| now.since_ms(at) > 60_000),
             oldest: oldest.map(|at| words::duration(now.since_ms(at))),
             rate: rate.map(percent),
@@ -105,16 +105,21 @@ impl Health {
     }
 }
 
-fn oldest(dashboard: &Dashboard, merchant: &MerchantId) -> Result<Option<Timestamp>, StoreError> {
+async fn oldest(dashboard: &Dashboard, merchant: &MerchantId) -> Result<Option<Timestamp>, StoreError> {
     let waiting =
         HistoryQuery { statuses: vec![Status::Pending, Status::Retrying], descending: false, ..all(merchant, 1) };
-    let page = dashboard.engine.history.page(&waiting)?;
+    let page = dashboard.engine.history.page(waiting).await?;
     Ok(page.items.first().map(|item| item.id.accepted_at()))
 }
 
-fn count(dashboard: &Dashboard, merchant: &MerchantId, status: Status, first: EventId) -> Result<Count, StoreError> {
+async fn count(
+    dashboard: &Dashboard,
+    merchant: &MerchantId,
+    status: Status,
+    first: EventId,
+) -> Result<Count, StoreError> {
     let query = HistoryQuery { statuses: vec![status], first, ..all(merchant, COUNTED_MAX) };
-    let page = dashboard.engine.history.page(&query)?;
+    let page = dashboard.engine.history.page(query).await?;
     let more = if page.more { "+" } else { "" };
     Ok(Count {
         text: format!("{}{more}", page.items.len()),

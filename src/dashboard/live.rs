@@ -99,7 +99,7 @@ async fn next(mut page: Page) -> Option<(Bytes, Page)> {
         return Some((Bytes::from(format!("retry: {RETRY_MS}\n\n")), page));
     }
     let text = match tokio::time::timeout(HEARTBEAT, page.gather()).await {
-        Ok(gathered) => page.tell(&gathered?),
+        Ok(gathered) => page.tell(&gathered?).await,
         Err(_) => ":\n\n".to_owned(),
     };
     // What ends here is not taken up again: the browser's next request leads to the sign-in.
@@ -120,11 +120,11 @@ impl Page {
         }
     }
 
-    fn tell(&self, gathered: &Gathered) -> String {
+    async fn tell(&self, gathered: &Gathered) -> String {
         let mut message = Message { fresh: 0, rows: Vec::new(), missed: gathered.missed };
         if !gathered.missed {
             for id in gathered.came.union(&gathered.changed) {
-                match self.look(*id) {
+                match self.look(*id).await {
                     Ok(Some(item)) => self.add(&mut message, &item, gathered.came.contains(id)),
                     Ok(None) => {}
                     Err(error) => {
@@ -161,9 +161,9 @@ impl Page {
             && (*first..=*last).contains(&item.id)
     }
 
-    fn look(&self, id: EventId) -> Result<Option<HistoryItem>, StoreError> {
+    async fn look(&self, id: EventId) -> Result<Option<HistoryItem>, StoreError> {
         let merchant: &MerchantId = &self.question.merchant;
         let query = HistoryQuery { first: id, last: id, ..Question::new(merchant, 1).query() };
-        Ok(self.dashboard.engine.history.page(&query)?.items.into_iter().next())
+        Ok(self.dashboard.engine.history.page(query).await?.items.into_iter().next())
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn show(dashboard: Arc<Dashboard>, request: Request) -> Result<
     let read = read(from.as_deref(), to.as_deref(), &statuses, dashboard.clock.now());
     let counted = match (&read, is_asked) {
         (Ok(period), true) => {
-            let counted = dashboard.engine.recoveries.count(merchant, period);
+            let counted = dashboard.engine.recoveries.count(merchant, period).await;
             Some(counted.map_err(|error| Stop::unreadable(&error))?)
         }
         _ => None,
@@ -106,7 +106,7 @@ pub(super) async fn begin(dashboard: Arc<Dashboard>, mut request: Request) -> Re
     let statuses: Vec<String> = form.all("status").map(str::to_owned).collect();
     let period = read(Some(form.text("from")), Some(form.text("to")), &statuses, dashboard.clock.now());
     let period = period.map_err(|text| Stop::sorry(StatusCode::UNPROCESSABLE_ENTITY, "Nothing was recovered", text))?;
-    match dashboard.engine.recoveries.begin(merchant, period).map_err(|error| Stop::unreadable(&error))? {
+    match dashboard.engine.recoveries.begin(merchant, period).await.map_err(|error| Stop::unreadable(&error))? {
         Ok(()) | Err(NotBegun::Running) => Ok(response::see_other(&format!("{HOME}/recover?done=recovering"))),
         Err(NotBegun::Nothing) => Ok(response::see_other(&format!("{HOME}/recover"))),
         Err(NotBegun::Busy) => {

@@ -86,7 +86,7 @@ pub(super) async fn show(dashboard: Arc<Dashboard>, request: Request) -> Result<
     let endpoint = dashboard.engine.registry.endpoint_of(&visitor.visit.merchant);
     let done = request.query().one("done");
     let frame = Frame::new(&visitor, Tab::Setup, done.as_deref());
-    shown(&dashboard, StatusCode::OK, frame, &visitor, Fields::of(endpoint.as_deref()))
+    shown(&dashboard, StatusCode::OK, frame, &visitor, Fields::of(endpoint.as_deref())).await
 }
 
 pub(super) async fn save(dashboard: Arc<Dashboard>, mut request: Request) -> Result<Response, Stop> {
@@ -101,11 +101,11 @@ pub(super) async fn save(dashboard: Arc<Dashboard>, mut request: Request) -> Res
     if form.text("do") == "generate" {
         fields.secret = dashboard.new_secret();
         (fields.is_generated, fields.removes_secret) = (true, false);
-        return again(StatusCode::OK, fields, None);
+        return again(StatusCode::OK, fields, None).await;
     }
     let Some(config) = fields.judge(&dashboard, &form) else {
         let notice = Notice { text: "Nothing was saved. Please mend what is marked.", is_bad: true };
-        return again(StatusCode::UNPROCESSABLE_ENTITY, fields, Some(notice));
+        return again(StatusCode::UNPROCESSABLE_ENTITY, fields, Some(notice)).await;
     };
     let precondition = match fields.tag.as_str() {
         "" => Precondition::Absent,
@@ -118,7 +118,7 @@ pub(super) async fn save(dashboard: Arc<Dashboard>, mut request: Request) -> Res
             let text = "Nothing was saved: the webhook was changed or deleted meanwhile, here or through the API. What you \
                         typed is still in the form. Look at the present state above, then save again to replace it.";
             fields.tag = registry.endpoint_of(merchant).as_deref().map(tag).unwrap_or_default();
-            again(StatusCode::CONFLICT, fields, Some(Notice { text, is_bad: true }))
+            again(StatusCode::CONFLICT, fields, Some(Notice { text, is_bad: true })).await
         }
         Err(rejected) => Err(refused(&rejected)),
     }
@@ -296,7 +296,7 @@ impl Known {
 }
 
 /// The page with the webhook as it is now.
-fn shown(
+async fn shown(
     dashboard: &Dashboard,
     status: StatusCode,
     frame: Frame,
@@ -306,8 +306,10 @@ fn shown(
     let merchant = &visitor.visit.merchant;
     let endpoint = dashboard.engine.registry.endpoint_of(merchant);
     let known = endpoint.map(|endpoint| Known::of(dashboard, &endpoint));
-    let health = known.as_ref().map(|_| Health::of(dashboard, merchant)).transpose();
-    let health = health.map_err(|error| Stop::unreadable(&error))?;
+    let health = match known {
+        Some(_) => Some(Health::of(dashboard, merchant).await.map_err(|error| Stop::unreadable(&error))?),
+        None => None,
+    };
     Ok(page(status, &WebhookPage { frame, known, health, fields }))
 }
 

@@ -141,7 +141,8 @@ pub(super) async fn debug_signature(dashboard: Arc<Dashboard>, mut request: Requ
     let endpoint = dashboard.engine.registry.endpoint_of(merchant);
     let sent = match question.event.parse::<EventId>() {
         Ok(id) => {
-            let dossier = dashboard.engine.history.dossier(merchant, id).map_err(|error| Stop::unreadable(&error))?;
+            let dossier =
+                dashboard.engine.history.dossier(merchant, id).await.map_err(|error| Stop::unreadable(&error))?;
             dossier.map(|dossier| dossier.event.payload)
         }
         Err(_) => None,

@@ -117,4 +117,15 @@ impl Delivery {
     pub fn key(&self) -> DueKey {
         (self.due, self.event)
     }
+
+    /// Bytes of payload in memory.
+    pub fn payload_len(&self) -> usize {
+        self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Leaves the payload to the disk.
+    pub fn strip(&mut self) {
+        self.payload = None;
+        self.traceparent = None;
+    }
 }

@@ -112,11 +112,13 @@ pub struct Event {
 }
 
 /// The 64-bit name under which events of one resource are found together; 0 means no resource.
-/// FNV-1a, written out because it is part of the format on disk.
 pub fn resource_hash(resource_id: Option<&str>) -> u64 {
-    let Some(text) = resource_id else { return 0 };
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    hash.max(1)
+    resource_id.map_or(0, |text| fnv1a(text).max(1))
+}
+
+/// 64-bit FNV-1a, written out because `resource_hash` is part of the format on disk.
+pub fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -142,8 +142,10 @@ pub struct Settled {
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Recall {
-    /// An attempt is in flight, or its last change is not yet confirmed. Nothing was done.
-    Busy,
+    /// An attempt is in flight. Nothing was done.
+    InFlight,
+    /// Its last change is not yet confirmed. Nothing was done.
+    Settling,
     /// It was waiting. It is taken out and counts as settling until it is confirmed.
     Waiting(Delivery),
     /// It is not in memory.
@@ -317,7 +319,7 @@ impl Shard {
 
     /// `recall` for a delivery that the caller has looked up because it was `Unknown`. `Unknown` now
     /// means that it counts as settling until it is confirmed. Until this call its state could change, so
-    /// what is settled next is its state as looked up after it.
+    /// what is settled next is its state as looked up after it, or before it where nothing was told of it since.
     pub fn hold(&mut self, delivery: &Delivery) -> Recall {
         let queue = self.queue_or_closed(delivery);
         let recall = queue.recall(delivery.event);
@@ -423,8 +425,8 @@ impl Shard {
 
     /// Leaves the payload to the disk where memory has no room for it.
     fn fit(&self, delivery: &mut Delivery) {
-        if self.totals.payload_bytes + queue::payload_len(delivery) > self.limits.payload_bytes_max {
-            queue::strip(delivery);
+        if self.totals.payload_bytes + delivery.payload_len() > self.limits.payload_bytes_max {
+            delivery.strip();
         }
     }
 

@@ -134,8 +134,11 @@ impl Queue {
 
     /// Takes one delivery out of the window, whatever its place.
     pub(super) fn recall(&mut self, event: EventId) -> Recall {
-        if self.in_flight.contains_key(&event) || self.settling.contains(&event) {
-            return Recall::Busy;
+        if self.in_flight.contains_key(&event) {
+            return Recall::InFlight;
+        }
+        if self.settling.contains(&event) {
+            return Recall::Settling;
         }
         let Some(key) = self.keys.get(&event).copied() else { return Recall::Unknown };
         let delivery = self.remove(key).expect("every event in the window has its key there");
@@ -168,7 +171,7 @@ impl Queue {
             assert!(delivery.key() >= refill.from, "a page begins where it was asked to");
             let stale = refill.postponed.contains(&delivery.event) || self.contains(delivery.event);
             if !stale && self.is_below_bound(delivery.key()) {
-                strip(&mut delivery);
+                delivery.strip();
                 self.insert(delivery);
             }
         }
@@ -253,7 +256,7 @@ impl Queue {
     }
 
     fn insert(&mut self, delivery: Delivery) {
-        self.payload_bytes += payload_len(&delivery);
+        self.payload_bytes += delivery.payload_len();
         self.keys.insert(delivery.event, delivery.key());
         let before = self.window.insert(delivery.key(), delivery);
         assert!(before.is_none(), "a delivery is in one place only");
@@ -262,19 +265,9 @@ impl Queue {
     fn remove(&mut self, key: DueKey) -> Option<Delivery> {
         let delivery = self.window.remove(&key)?;
         self.keys.remove(&delivery.event);
-        self.payload_bytes -= payload_len(&delivery);
+        self.payload_bytes -= delivery.payload_len();
         Some(delivery)
     }
-}
-
-/// Leaves the payload to the disk.
-pub(super) fn strip(delivery: &mut Delivery) {
-    delivery.payload = None;
-    delivery.traceparent = None;
-}
-
-pub(super) fn payload_len(delivery: &Delivery) -> usize {
-    delivery.payload.as_ref().map_or(0, |payload| payload.len())
 }
 
 /// The key that follows `key` immediately.

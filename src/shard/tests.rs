@@ -202,11 +202,11 @@ fn a_recall_takes_out_what_waits_and_nothing_else() {
     shard.accept(delivery(A, 1, 10));
     shard.accept(delivery(A, 2, 20));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
-    assert!(matches!(shard.recall(A, event(1)), Recall::Busy), "in flight");
+    assert!(matches!(shard.recall(A, event(1)), Recall::InFlight));
     let Settled { delivery: one, .. } = succeed(&mut shard, 1);
-    assert!(matches!(shard.hold(&one), Recall::Busy), "settling");
+    assert!(matches!(shard.hold(&one), Recall::Settling));
     assert!(matches!(shard.recall(A, event(2)), Recall::Waiting(Delivery { sequence: 2, .. })));
-    assert!(matches!(shard.recall(A, event(2)), Recall::Busy), "recalled already");
+    assert!(matches!(shard.recall(A, event(2)), Recall::Settling), "recalled already");
     assert!(matches!(shard.recall(A, event(3)), Recall::Unknown));
     assert!(matches!(shard.recall(B, event(1)), Recall::Unknown), "an endpoint that is not known");
     assert_eq!(wanted(&mut shard, 100), [""; 0]);

@@ -176,6 +176,7 @@ impl Committer {
                 self.stage_event(*event, known, generation, answer)?;
             }
             Command::Settle(settlement) => {
+                self.batch.urgent |= settlement.is_awaited();
                 self.stage_settlement(*settlement)?;
                 if self.batch.since.is_none() {
                     self.batch.since = Some(self.clock.instant());

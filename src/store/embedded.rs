@@ -204,7 +204,7 @@ impl EmbeddedStore {
             reserve,
             every: Duration::from_millis(limits.index_flush_ms),
             floor_bytes: limits.free_bytes_min,
-            fatal,
+            fatal: Arc::clone(&fatal),
         };
         let stopping = Arc::new(AtomicBool::new(false));
         let retention = Arc::new(Mutex::new(Retention {
@@ -215,6 +215,7 @@ impl EmbeddedStore {
             admission: Arc::clone(&admission),
             limits,
             dropped: segments_dropped,
+            fatal,
             stopping: Arc::clone(&stopping),
             bytes_patience: 0,
         }));

@@ -12,6 +12,7 @@ mod index;
 mod journal;
 pub mod memory;
 mod query;
+mod reads;
 pub mod rebuild;
 mod recovery;
 mod retention;
@@ -29,6 +30,8 @@ use crate::model::{
     Attempt, Delivery, Digest, DueKey, Endpoint, EndpointId, ErrorCode, Event, EventId, EventType, Key, KeyId,
     Location, Merchant, MerchantId, OwnerKind, Status, Timestamp,
 };
+
+pub use reads::Reads;
 
 /// An event that a producer hands in, already routed.
 #[derive(Clone, Debug)]
@@ -106,12 +109,19 @@ pub struct Settlement {
     pub attempt: Option<Attempt>,
     /// The new status.
     pub status: Status,
-    /// When this was decided: `delivered_at` for a delivery.
+    /// When this was decided; where it was delivered, when the head of the answer came: `delivered_at`.
     pub at: Timestamp,
     /// The new due time; read only where `status` is a waiting one.
     pub due: Timestamp,
     /// The new `attempts_before`.
     pub attempts_before: u32,
+}
+
+impl Settlement {
+    /// Whether somebody waits for it: who resends is answered once it is durable.
+    fn is_awaited(&self) -> bool {
+        self.attempt.is_none() && self.status.is_waiting()
+    }
 }
 
 /// A change of what is configured. A list of changes is applied whole or not at all.

@@ -5,8 +5,9 @@
 //! earlier one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
@@ -15,7 +16,7 @@ use metrics::Counter;
 use super::admission::Admission;
 use super::carry::{Bundle, accepted_of, stands};
 use super::commit::Command;
-use super::embedded::{Limits, index_fault};
+use super::embedded::{Fatal, Limits, index_fault};
 use super::index::{Dropped, Index, apply, key};
 use super::journal::carried::{KeptV1, KnownKeyV1};
 use super::journal::codec::{self, AcceptedV1, ChangeV1};
@@ -47,6 +48,7 @@ pub(super) struct Retention {
     pub(super) admission: Arc<Admission>,
     pub(super) limits: Limits,
     pub(super) dropped: Counter,
+    pub(super) fatal: Fatal,
     pub(super) stopping: Arc<AtomicBool>,
     /// Dropping by size freed next to nothing: it is not tried again before the journal has so many bytes.
     pub(super) bytes_patience: u64,
@@ -72,15 +74,21 @@ impl From<Refusal> for Interrupted {
 
 impl Retention {
     /// Looks again and again until stopped.
-    pub(super) fn run(retention: &std::sync::Mutex<Retention>, every: Duration, stopped: &Receiver<()>) {
+    pub(super) fn run(retention: &Mutex<Retention>, every: Duration, stopped: &Receiver<()>) {
         loop {
             crossbeam::channel::select! {
                 recv(stopped) -> _ => return,
                 default(every) => {}
             }
             let mut retention = retention.lock().expect("no panic while held");
-            if let Err(error) = retention.enforce() {
-                tracing::error!(%error, "what is past its time cannot be dropped");
+            // A thread that is gone without a word would leave a disk that fills up.
+            match catch_unwind(AssertUnwindSafe(|| retention.enforce())) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "what is past its time cannot be dropped"),
+                Err(_) => {
+                    retention.admission.stop();
+                    return (retention.fatal)(&StoreError::Index("the retention thread panicked".into()));
+                }
             }
         }
     }

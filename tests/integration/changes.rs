@@ -105,6 +105,28 @@ fn a_canceled_event_can_be_sent_to_the_config_that_came_after() {
 }
 
 #[test]
+fn a_resend_amid_the_cancellation_of_a_backlog_goes_to_the_config_that_came_after() {
+    let (appliance, first, second) = (Appliance::start(&[]), Receiver::start(), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    merchant.configure(&json!({ "url": first.url(), "enabled": false }));
+    hand_in(&appliance, 3_000).join().expect("all are taken");
+    let newest: Vec<String> =
+        list(&mut merchant, "").iter().take(20).map(|event| event["id"].as_str().expect("an id").to_owned()).collect();
+    assert_eq!(merchant.api.delete(CONFIG).status, 204);
+    merchant.configure(&json!({ "url": second.url() }));
+    // The newest are canceled last.
+    for id in &newest {
+        let resent = merchant.api.post(&format!("/api/v2/webhooks/events/{id}/resend"), &json!({})).expect(202);
+        assert_eq!(resent["state"], "queued");
+    }
+    for id in &newest {
+        merchant.wait_for_status(id, "delivered");
+    }
+    eventually("nothing waits", || (appliance.metric("posthaste_deliveries_waiting") == 0.0).then_some(()));
+    assert_eq!((first.count(), second.count()), (0, newest.len()));
+}
+
+#[test]
 fn a_pause_during_an_attempt_keeps_its_retry_for_the_resume() {
     let receiver = Receiver::scripted(|r| match r.number {
         0 => Reply::Drip(vec![(Duration::from_millis(700), b"HTTP/1.1 500 -\r\nContent-Length: 0\r\n\r\n".to_vec())]),

@@ -10,6 +10,13 @@ use crate::harness::{Appliance, Client, Merchant, Receiver, Reply, alone, eventu
 
 const WAITING: usize = 100_000;
 const SAMPLES: usize = 300;
+const ROUNDS: usize = 3;
+
+/// The least of some medians: what else goes on on the machine adds to each of them, and never takes away.
+fn delivery(producer: &mut Client, merchant: &Merchant, receiver: &Receiver) -> Duration {
+    let medians = (0..ROUNDS).map(|_| median_delivery(producer, merchant, receiver));
+    medians.min().expect("there are rounds")
+}
 
 /// Submits one event after the other; the median of the times from submission to arrival.
 fn median_delivery(producer: &mut Client, merchant: &Merchant, receiver: &Receiver) -> Duration {
@@ -43,21 +50,20 @@ fn a_hanging_merchant_with_a_hundred_thousand_waiting_delays_nobody_else() {
     let healthy = appliance.merchant_at("healthy", &healthy_receiver);
     let mut hanging = appliance.merchant_at("hanging", &hanging_receiver);
     let mut producer = appliance.producer();
-    median_delivery(&mut producer, &healthy, &healthy_receiver);
-    let before = median_delivery(&mut producer, &healthy, &healthy_receiver);
+    let before = delivery(&mut producer, &healthy, &healthy_receiver);
     flood(&mut producer, "hanging", WAITING / 2);
     let half_bytes = appliance.resident_bytes();
     flood(&mut producer, "hanging", WAITING / 2);
     let full_bytes = appliance.resident_bytes();
     eventually("the index has caught up", || (appliance.metric("posthaste_index_unwritten") < 1000.0).then_some(()));
-    let beside = median_delivery(&mut producer, &healthy, &healthy_receiver);
+    let beside = delivery(&mut producer, &healthy, &healthy_receiver);
     assert!(appliance.metric("posthaste_deliveries_waiting") >= WAITING as f64);
     assert_eq!(appliance.metric("posthaste_attempts_in_flight"), 8.0, "as many as one endpoint may have");
     hanging.configure(&json!({ "url": hanging_receiver.url(), "enabled": false }));
-    let after = median_delivery(&mut producer, &healthy, &healthy_receiver);
+    let after = delivery(&mut producer, &healthy, &healthy_receiver);
     let ratio = beside.as_secs_f64() / before.max(after).as_secs_f64();
     println!(
-        "median delivery {before:?} before, {beside:?} beside, {after:?} after: {ratio:.2}; {half_bytes} and {full_bytes} bytes resident"
+        "delivery {before:?} before, {beside:?} beside, {after:?} after: {ratio:.2}; {half_bytes} and {full_bytes} bytes resident"
     );
     assert!(ratio <= 1.5, "{before:?} before, {beside:?} beside {WAITING} waiting, {after:?} after");
     assert!(full_bytes < 256 << 20, "{full_bytes} bytes resident");

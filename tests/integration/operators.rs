@@ -119,6 +119,12 @@ fn figures_are_true() {
         ("posthaste_first_attempt_latency_seconds_count", 4.0),
         ("posthaste_ready", 1.0),
         ("posthaste_limit{name=\"in_flight_per_merchant\"}", 32.0),
+        ("posthaste_limit{name=\"reads\"}", 16.0),
+        ("posthaste_limit{name=\"notices\"}", 32_768.0),
+        ("posthaste_limit{name=\"notices_payload_bytes\"}", 16_777_216.0),
+        ("posthaste_limit{name=\"page\"}", 128.0),
+        ("posthaste_limit{name=\"pages\"}", 4.0),
+        ("posthaste_limit{name=\"settling\"}", 16_384.0),
         ("posthaste_http_requests_total{listener=\"ingest\",class=\"2xx\"}", 4.0),
     ] {
         assert_eq!(appliance.metric(name), expected, "{name}");

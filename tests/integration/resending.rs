@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Appliance, Receiver, Reply};
+use crate::harness::{Appliance, Client, Merchant, Receiver, Reply};
 
 #[test]
 fn a_failed_event_is_sent_again_with_the_same_id_and_the_next_number() {
@@ -75,4 +75,29 @@ fn without_a_webhook_there_is_nowhere_to_send_to() {
     let id = appliance.submit(&merchant, "card_state", &json!({}));
     let refused = merchant.api.post(&format!("/api/v2/webhooks/events/{id}/resend"), &json!({})).expect(409);
     assert_eq!(refused["code"], "webhook_not_configured");
+}
+
+#[test]
+fn a_resend_that_was_answered_survives_a_kill() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let receiver = Receiver::scripted(|r| Reply::Status(if r.number == 0 { 500 } else { 200 }));
+    // What an attempt's result may wait for is long enough to be caught in it.
+    let settings = [("DELIVERY__RETRY_SCHEDULE", ""), ("STORAGE__SETTLE_DELAY", "1s")];
+    let appliance = Appliance::start_in(temporary.path(), &settings);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    merchant.wait_for_status(&id, "failed");
+    // Paused, so that it is still owed when the process dies.
+    merchant.configure(&json!({ "url": receiver.url(), "enabled": false }));
+    let resent = merchant.api.post(&format!("/api/v2/webhooks/events/{id}/resend"), &json!({})).expect(202);
+    appliance.kill();
+    assert_eq!(resent["state"], "queued");
+
+    let appliance = Appliance::start_in(temporary.path(), &settings);
+    let api = Client::new(appliance.says("public"), Some(&merchant.key));
+    let mut merchant = Merchant { api, ..merchant };
+    assert_eq!(merchant.event(&id)["status"], "retrying", "it is owed");
+    merchant.configure(&json!({ "url": receiver.url() }));
+    assert_eq!(receiver.nth(1).header("x-webhook-attempt"), Some("2"));
+    merchant.wait_for_status(&id, "delivered");
 }

@@ -143,7 +143,7 @@ impl Mutant {
     /// What is said of something under way.
     fn recall_of(&self, recall: Recall) -> Recall {
         match (self.bug, recall) {
-            (Bug::HoldsWhatIsUnderWay, Recall::Busy) => Recall::Unknown,
+            (Bug::HoldsWhatIsUnderWay, Recall::InFlight | Recall::Settling) => Recall::Unknown,
             (_, recall) => recall,
         }
     }

@@ -46,7 +46,7 @@ pub(super) struct Line {
     waited: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Busy {
     InFlight,
     Settling,
@@ -228,11 +228,15 @@ impl Oracle {
 
     /// Somebody asks for a delivery in order to move it.
     pub(crate) fn recalled(&mut self, outbox: &Outbox, endpoint: EndpointId, event: EventId, recall: &Recall) {
-        let busy = self.lines.get(&endpoint).is_some_and(|line| line.busy.contains_key(&event));
-        let refused = matches!(recall, Recall::Busy);
-        assert!(busy == refused, "recall: {event} is {}under way, and is {recall:?}", if busy { "" } else { "not " });
+        let busy = self.lines.get(&endpoint).and_then(|line| line.busy.get(&event).copied());
+        let told = match recall {
+            Recall::InFlight => Some(Busy::InFlight),
+            Recall::Settling => Some(Busy::Settling),
+            Recall::Waiting(_) | Recall::Unknown => None,
+        };
+        assert!(busy == told, "recall: {event} is {busy:?} here, and {recall:?} there");
         match recall {
-            Recall::Busy => self.seen.recalls_refused += 1,
+            Recall::InFlight | Recall::Settling => self.seen.recalls_refused += 1,
             Recall::Waiting(delivery) => {
                 as_recorded(outbox, delivery);
                 assert!(delivery.event == event, "recall: {} for {event}", delivery.event);

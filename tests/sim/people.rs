@@ -56,7 +56,7 @@ impl World {
         let recall = self.shard().recall(endpoint, event);
         self.recalled(endpoint, event, &recall);
         match recall {
-            Recall::Busy => {}
+            Recall::InFlight | Recall::Settling => {}
             Recall::Waiting(delivery) => self.move_on(delivery),
             Recall::Unknown => {
                 let in_ms = self.dice.between(0, 100);

@@ -182,7 +182,7 @@ impl World {
         let recall = self.shard().hold(&asked);
         self.recalled(asked.endpoint, event, &recall);
         match recall {
-            Recall::Busy => {}
+            Recall::InFlight | Recall::Settling => {}
             Recall::Waiting(delivery) => self.move_on(delivery),
             Recall::Unknown => {
                 self.oracle.held(&asked);
@@ -193,7 +193,8 @@ impl World {
 
     pub(super) fn recalled(&mut self, endpoint: EndpointId, event: EventId, recall: &Recall) {
         let found = match recall {
-            Recall::Busy => "busy",
+            Recall::InFlight => "in flight",
+            Recall::Settling => "settling",
             Recall::Waiting(_) => "waiting",
             Recall::Unknown => "unknown",
         };

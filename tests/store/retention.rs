@@ -3,20 +3,22 @@
 //! For the store that drops by itself. Never waits for its own rhythm: it is told to look.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use posthaste::clock::Clock;
+use posthaste::clock::{Clock, SystemClock};
 use posthaste::model::{Delivery, EndpointId, EventId, KeyId, OwnerKind, Role, Status, Timestamp};
-use posthaste::store::embedded::Limits;
-use posthaste::store::{Acceptance, Change, HistoryQuery, NewEvent, Notice};
+use posthaste::store::embedded::{EmbeddedStore, Limits, Probes, Surroundings};
+use posthaste::store::{Acceptance, Change, HistoryQuery, NewEvent, Notice, Refusal, Store};
 
-use crate::disk::{RETENTION_MS, fleeting, small, with};
+use crate::disk::{RETENTION_MS, fleeting, scratch, small, with};
 use crate::samples::{
     ACME, GLOBEX, delivered, endpoint, event, everything, failed, key, keyed, merchant, name, resent, retried,
     two_merchants, unrouted,
 };
-use crate::subject::{Ending, Subject};
+use crate::subject::{Ending, Subject, TestEntropy};
 
 /// Time in which everything that is not owed has been dropped: once to end the segment, once for its age.
 fn let_history_end(subject: &Subject) {
@@ -333,4 +335,39 @@ fn dropping_while_events_come_and_go_loses_nothing() {
 #[test]
 fn random_programs_agree_with_the_model_where_history_ends() {
     crate::programs::agree_with_the_model(fleeting, true);
+}
+
+/// A clock that breaks in the hands of the thread that drops what is past its time, once it is wound up.
+struct Broken(AtomicBool);
+
+impl Clock for Broken {
+    fn now(&self) -> Timestamp {
+        let is_retention = thread::current().name() == Some("retention");
+        assert!(!is_retention || !self.0.load(Ordering::SeqCst), "planted");
+        SystemClock.now()
+    }
+
+    fn instant(&self) -> Instant {
+        SystemClock.instant()
+    }
+}
+
+#[test]
+fn retention_that_panics_ends_the_process() {
+    let dir = scratch();
+    let (tell, told) = mpsc::channel();
+    let clock = Arc::new(Broken(AtomicBool::new(false)));
+    let around = Surroundings {
+        clock: clock.clone(),
+        entropy: Arc::new(TestEntropy::seeded(1)),
+        sink: Arc::new(|_| {}),
+        fatal: Arc::new(move |error| drop(tell.send(error.to_string()))),
+        probes: Probes::default(),
+    };
+    let limits = Limits { retention_every_ms: 5, ..small() };
+    let store = EmbeddedStore::open(dir.path(), limits, around).expect("the store opens");
+    clock.0.store(true, Ordering::SeqCst);
+    let why = told.recv_timeout(Duration::from_secs(60)).expect("it is told");
+    assert_eq!(why, "index: the retention thread panicked");
+    assert!(matches!(store.accept(event("acme", ACME)).wait(), Err(Refusal::Stopped)), "nothing more is taken");
 }

@@ -67,7 +67,7 @@ pub(in crate::dashboard) async fn detail(dashboard: Arc<Dashboard>, request: Req
     let visitor = dashboard.visitor(&request)?;
     let merchant = &visitor.visit.merchant;
     let id: EventId = request.param("id").parse().map_err(|_| Stop::no_event())?;
-    let dossier = dashboard.engine.history.dossier(merchant, id).map_err(|error| Stop::unreadable(&error))?;
+    let dossier = dashboard.engine.history.dossier(merchant, id).await.map_err(|error| Stop::unreadable(&error))?;
     let dossier = dossier.ok_or_else(Stop::no_event)?;
     let frame = Frame::new(&visitor, Tab::Events, request.query().one("done").as_deref());
     let endpoint = dashboard.engine.registry.endpoint_of(merchant);
