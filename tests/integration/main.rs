@@ -29,5 +29,6 @@ mod resending;
 mod schedule;
 mod secrecy;
 mod signatures;
+mod store_tools;
 mod turmoil;
 mod wire;
