@@ -116,6 +116,8 @@ pub struct Metrics {
     pub watchers: Gauge,
     /// Journal files dropped by retention.
     pub segments_dropped: Counter,
+    /// Events with a damaged record.
+    pub events_damaged: Counter,
     /// 1 while the process takes work.
     pub ready: Gauge,
 }
@@ -182,6 +184,7 @@ impl Metrics {
                 "posthaste_journal_segments_dropped_total",
                 "Journal files dropped because they were past their time",
             ),
+            events_damaged: of.counter("posthaste_events_damaged_total", "Events of which a record is damaged"),
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };

@@ -369,6 +369,7 @@ impl Kept {
             delivered_at: self.delivered_at.filter(|_| self.status() == Status::Delivered),
             next_attempt_at: waiting.map(|delivery| delivery.due),
             last_attempt: self.attempts.last().map(summary),
+            damaged: false,
         }
     }
 }

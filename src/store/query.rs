@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::carry::accepted_of;
+use super::damage::Damage;
 use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, EndpointV1, KeyV1, MerchantV1, SettledV1};
+use super::journal::codec::{self, AcceptedV1, AttemptV1, EndpointV1, KeyV1, MerchantV1, SettledV1};
 use super::journal::{Header, Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
@@ -76,7 +77,13 @@ pub(super) fn due(index: &Index, endpoint: EndpointId, from: DueKey, limit: usiz
 }
 
 /// A page of history: a merge of at most types × statuses ordered runs.
-pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+/// An event of which a record is damaged keeps its line.
+pub(super) fn page(
+    index: &Index,
+    segments: &Segments,
+    damage: &Damage,
+    query: &HistoryQuery,
+) -> Result<HistoryPage, StoreError> {
     let runs = runs(&query.merchant, query.resource_id.as_deref(), &query.event_types, &query.statuses);
     let (mut first, mut last) = (query.first, query.last);
     let mut page = HistoryPage::default();
@@ -104,10 +111,15 @@ pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> 
                     looks += 1;
                     continue 'look;
                 }
+                Err(error) if error.is_damage() => {
+                    damage.met(id, &error);
+                    (remains(segments, &runs[run], id, &entry), None)
+                }
                 item => item?,
             };
             // Two resources may share a hash; only the one asked for is shown.
-            if query.resource_id.is_none() || item.resource_id.as_deref() == query.resource_id.as_deref() {
+            let is_other = item.resource_id.as_deref() != query.resource_id.as_deref() && !item.damaged;
+            if query.resource_id.is_none() || !is_other {
                 page.more = page.items.len() == query.limit;
                 if page.more {
                     break;
@@ -256,36 +268,57 @@ fn item(
     id: EventId,
     entry: &Entry,
 ) -> Result<(HistoryItem, Option<SettledV1>), StoreError> {
-    let (header, bytes) = segments.read_meta(entry.location)?;
-    expect(&header, Kind::is_event, entry.location)?;
-    let meta = accepted_of(header.kind, &bytes)?;
-    let last = match entry.last_attempt {
-        Some(location) => {
-            let (header, bytes) = segments.read_meta(location)?;
-            expect(&header, Kind::is_attempt, location)?;
-            Some(codec::decode::<SettledV1>(&bytes).map_err(index_fault)?)
-        }
-        None => None,
+    let accepted = accepted_at(segments, entry.location)?;
+    let last = entry.last_attempt.map(|location| settled_at(segments, location)).transpose()?;
+    Ok((line(run, id, entry, Some(&accepted), last.as_ref())?, last))
+}
+
+/// The line of an event of which a record is damaged.
+fn remains(segments: &Segments, run: &Run, id: EventId, entry: &Entry) -> HistoryItem {
+    let accepted = accepted_at(segments, entry.location).ok();
+    let last = entry.last_attempt.and_then(|location| settled_at(segments, location).ok());
+    let known = line(run, id, entry, accepted.as_ref(), last.as_ref());
+    let known = known.or_else(|_| line(run, id, entry, accepted.as_ref(), None));
+    HistoryItem { damaged: true, ..known.expect("only what is said of an attempt may make no sense") }
+}
+
+fn accepted_at(segments: &Segments, location: Location) -> Result<AcceptedV1, StoreError> {
+    let (header, bytes) = segments.read_meta(location)?;
+    expect(&header, Kind::is_event, location)?;
+    accepted_of(header.kind, &bytes)
+}
+
+fn settled_at(segments: &Segments, location: Location) -> Result<SettledV1, StoreError> {
+    let (header, bytes) = segments.read_meta(location)?;
+    expect(&header, Kind::is_attempt, location)?;
+    codec::decode(&bytes).map_err(index_fault)
+}
+
+/// What index and records say of an event together.
+fn line(
+    run: &Run,
+    id: EventId,
+    entry: &Entry,
+    accepted: Option<&AcceptedV1>,
+    last: Option<&SettledV1>,
+) -> Result<HistoryItem, StoreError> {
+    let summary = |attempt: &AttemptV1| {
+        let (status_code, error, duration_ms) = attempt.summary().map_err(index_fault)?;
+        Ok::<_, StoreError>(AttemptSummary { at: attempt.started_at(), status_code, error, duration_ms })
     };
-    let summary = match last.as_ref().and_then(|meta| meta.attempt.as_ref()) {
-        Some(attempt) => {
-            let (status_code, error, duration_ms) = attempt.summary().map_err(index_fault)?;
-            Some(AttemptSummary { at: attempt.started_at(), status_code, error, duration_ms })
-        }
-        None => None,
-    };
-    let item = HistoryItem {
+    let sequence = accepted.map(|meta| meta.sequence).or_else(|| last.map(|meta| meta.sequence));
+    Ok(HistoryItem {
         id,
-        sequence: meta.sequence,
+        sequence: sequence.unwrap_or(0),
         event_type: run.event_type,
-        resource_id: meta.resource_id.as_deref().map(Into::into),
+        resource_id: accepted.and_then(|meta| meta.resource_id.as_deref()).map(Into::into),
         status: run.status,
-        attempts: last.as_ref().map_or(0, |meta| meta.attempts),
+        attempts: last.map_or(0, |meta| meta.attempts),
         delivered_at: (run.status == Status::Delivered).then_some(entry.when),
         next_attempt_at: run.status.is_waiting().then_some(entry.when),
-        last_attempt: summary,
-    };
-    Ok((item, last))
+        last_attempt: last.and_then(|meta| meta.attempt.as_ref()).map(summary).transpose()?,
+        damaged: false,
+    })
 }
 
 fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], statuses: &[Status]) -> Vec<Run> {

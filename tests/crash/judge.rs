@@ -84,6 +84,7 @@ pub(crate) fn judge(scene: &Scene, at: &Addresses, evidence: &Evidence) -> Verdi
     for (nth, merchant) in scene.merchants.iter().enumerate() {
         match scene.access.history(at, &merchant.key) {
             Ok(mut items) => {
+                complete(&mut verdict, evidence, merchant, &mut items);
                 if scene.forgets {
                     items.extend(dropped(evidence, nth, merchant, &items));
                     items.sort_unstable_by(|left, right| left.id.cmp(&right.id));
@@ -137,8 +138,29 @@ fn dropped(evidence: &Evidence, nth: usize, merchant: &Merchant, items: &[Item])
         status: DROPPED.to_owned(),
         resource: resource.clone(),
         attempts: 0,
+        damaged: false,
     })
     .collect()
+}
+
+/// Of what says itself that it is damaged, puts in what the world knows of it where it has nothing to say.
+fn complete(verdict: &mut Verdict, evidence: &Evidence, merchant: &Merchant, items: &mut [Item]) {
+    let mut due = 1;
+    for item in items {
+        if item.damaged {
+            verdict.unreadable.push(format!("{}: {} is damaged", merchant.name, item.id));
+            let known = evidence.submitted.iter().find(|(_, event)| event.acks.iter().any(|ack| ack.id == item.id));
+            let ack = known.map(|(resource, event)| (resource.as_str(), event.acks[0].sequence));
+            let (resource, sequence) = ack.unwrap_or(("", due));
+            if item.sequence == 0 {
+                item.sequence = sequence;
+            }
+            if item.resource.is_empty() {
+                resource.clone_into(&mut item.resource);
+            }
+        }
+        due = item.sequence + 1;
+    }
 }
 
 /// Without a gap, from one, in the order of the ids. Where events were dropped of which the world does not know,
@@ -167,6 +189,8 @@ fn check_origin(
     by_resource: &mut HashMap<String, String>,
 ) {
     match evidence.submitted.get(&item.resource) {
+        // Nobody knows which one it was.
+        None if item.damaged => return,
         None => verdict.note(format!("{} of {:?} was never handed in", item.id, item.resource)),
         Some(event) if event.merchant != merchant => {
             verdict.note(format!("{} of {} is in another merchant's history", item.id, item.resource));
@@ -252,7 +276,7 @@ fn check_states(verdict: &mut Verdict, scene: &Scene, evidence: &Evidence, store
             continue;
         };
         match item.status.as_str() {
-            "delivered" | "failed" if item.attempts == 0 => {
+            "delivered" | "failed" if item.attempts == 0 && !item.damaged => {
                 verdict.note(format!("{} is {} without an attempt", item.id, item.status));
             }
             "delivered" if taken.contains(item.id.as_str()) => verdict.delivered += 1,

@@ -11,6 +11,10 @@ use tempfile::TempDir;
 
 use crate::harness::{Appliance, Client, Receiver};
 
+/// Payloads of the second and the third event, as they stand in the journal.
+const SECOND: &str = "{\"card\":\"c1\",\"n\":1}";
+const THIRD: &str = "{\"n\":2}";
+
 /// What a command came to.
 struct Said {
     code: Option<i32>,
@@ -60,12 +64,11 @@ impl Left {
         self.path().join("journal/0000000001.seg")
     }
 
-    /// Changes one byte of the payload of the second event; where it stands.
-    fn damage(&self) -> usize {
+    /// Changes the byte that stands so many before the end of a payload; where it stands.
+    fn damage(&self, payload: &str, back: usize) -> usize {
         let mut bytes = fs::read(self.segment()).expect("a segment");
-        let payload = b"{\"card\":\"c1\",\"n\":1}";
-        let found = bytes.windows(payload.len()).position(|part| part == payload);
-        let at = found.expect("payloads stand there as they came");
+        let found = bytes.windows(payload.len()).position(|part| part == payload.as_bytes());
+        let at = found.expect("payloads stand there as they came") + payload.len() - back;
         bytes[at] ^= 1;
         fs::write(self.segment(), bytes).expect("it is ours");
         at
@@ -92,7 +95,7 @@ fn verify_finds_a_sound_directory_sound() {
 #[test]
 fn damage_is_named_and_given_up_only_where_that_is_accepted() {
     let left = Left::behind();
-    let at = left.damage();
+    let at = left.damage(SECOND, 1);
     let found = store(&["verify"], left.path());
     assert_eq!(found.code, Some(1), "{}", found.output);
     let line = found.output.lines().find(|line| line.starts_with("LOST")).expect("the range is named");
@@ -147,6 +150,44 @@ fn export_writes_every_event_on_a_line_and_no_secret() {
     for secret in ["a very secret word", left.merchant_key.as_str()] {
         assert!(!said.output.contains(secret), "an export is no place for secrets");
     }
+}
+
+#[test]
+fn an_event_with_a_damaged_record_keeps_its_line_and_says_so() {
+    let left = Left::behind();
+    // The last byte before the payload belongs to what a line of history is made of.
+    left.damage(SECOND, SECOND.len() + 1);
+    left.damage(THIRD, THIRD.len() + 1);
+    let appliance = Appliance::start_in(left.path(), &[]);
+    assert_eq!(appliance.metric("posthaste_events_damaged_total"), 0.0);
+    let mut api = Client::new(appliance.says("public"), Some(&left.merchant_key));
+    let page = api.get("/api/v2/webhooks/events?order=asc").expect(200);
+    let lines = page["data"].as_array().expect("a list");
+    let ids: Vec<&str> = lines.iter().filter_map(|line| line["id"].as_str()).collect();
+    assert_eq!(ids, left.ids, "one that is damaged does not take the others with it");
+    let marked: Vec<&Value> = lines.iter().map(|line| &line["damaged"]).collect();
+    assert_eq!(marked, [&json!(null), &json!(true), &json!(true), &json!(null)]);
+    let sequences: Vec<&Value> = lines.iter().map(|line| &line["sequence"]).collect();
+    assert_eq!(
+        sequences,
+        [&json!(1), &json!(2), &json!(null), &json!(4)],
+        "the attempt of the second one says it, too"
+    );
+    assert_eq!((&lines[1]["status"], &lines[1]["last_attempt"]["status_code"]), (&json!("delivered"), &json!(200)));
+    assert_eq!(lines[2]["status"], "pending");
+    assert_eq!(api.get(&format!("/api/v2/webhooks/events/{}", left.ids[1])).status, 500);
+    assert_eq!(api.get("/api/v2/webhooks/events?limit=1").expect(200)["data"][0]["sequence"], 4);
+    assert_eq!(appliance.metric("posthaste_events_damaged_total"), 2.0, "each is told once");
+    let (status, log) = appliance.stop();
+    assert!(status.success() && log.matches("a record of an event is damaged").count() == 2, "{log}");
+
+    let said = store(&["export"], left.path());
+    assert_eq!(said.code, Some(1), "{}", said.error);
+    assert!(said.error.contains("2 events of which a record is damaged"), "{}", said.error);
+    let events = said.output.lines().filter(|line| line.contains("\"kind\":\"event\""));
+    let marked: Vec<bool> = events.map(|line| line.contains("\"damaged\":true")).collect();
+    assert_eq!(marked, [false, true, true, false]);
+    assert_eq!(store(&["verify"], left.path()).code, Some(1));
 }
 
 #[test]
