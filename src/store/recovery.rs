@@ -50,7 +50,7 @@ pub(super) fn recover(
         Err(error) => start_anew(&index_dir, &error, probes, open)?,
     };
     let recovered = replay(&journal_dir, limits, clock, make_room(), first_present, index, watermark)?;
-    let Err(error) = recovered.index.audit(clock.now()) else { return Ok(recovered) };
+    let Err(error) = recovered.index.audit() else { return Ok(recovered) };
     drop(recovered);
     let (index, watermark) = start_anew(&index_dir, &error, probes, open)?;
     replay(&journal_dir, limits, clock, make_room(), first_present, index, watermark)
