@@ -21,6 +21,9 @@ use crate::policy::retry::Schedule;
 use crate::portal;
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
+/// Files that are open whatever the limits: listeners, the index, look-ups of names, logs.
+const OWN_FILES: u64 = 128;
+
 /// Why the parts cannot be made from this configuration; a sentence that says what to change.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuildFault {
@@ -105,6 +108,15 @@ pub(super) fn rules(config: &Config) -> egress::Rules {
         ports: egress.ports.clone(),
         denied_suffixes: egress.denied_suffixes.clone(),
     }
+}
+
+/// Files that may be open at once where every limit of the configuration is reached: connections, and the journal's
+/// files, which stay open to be read.
+pub(super) fn files_max(config: &Config) -> u64 {
+    let (storage, delivery, transport) = (&config.storage, &config.delivery, &config.transport);
+    let accepted: usize = config.listeners().iter().map(|(_, listener)| listener.connections_max).sum();
+    let segments = storage.retention_bytes_max / storage.segment_bytes;
+    (accepted + delivery.in_flight_max + transport.idle_connections_max + segments) as u64 + OWN_FILES
 }
 
 pub(super) fn limits(config: &Config) -> engine::Limits {

@@ -22,7 +22,7 @@ use super::index::Index;
 use super::journal::codec::Undecodable;
 use super::journal::{MakeRoom, Segments};
 use super::recovery::{Recovered, recover, take};
-use super::retention::Retention;
+use super::retention::{Progress, Retention};
 use super::{
     Acceptance, Backlog, Catalog, Change, Dossier, DuePage, HistoryPage, HistoryQuery, NewEvent, NoticeSink, Receipt,
     Refusal, Settlement, Store, StoreError, StoreFigures,
@@ -73,7 +73,7 @@ impl Default for Limits {
             free_bytes_min: 1 << 30,
             settle_delay_ms: 50,
             index_flush_ms: 1_000,
-            unindexed_max: 200_000,
+            unindexed_max: 100_000,
             index_cache_bytes: 64 << 20,
             retention_age_ms: 30 * DAY_MS,
             retention_bytes_max: 20 << 30,
@@ -221,7 +221,7 @@ impl EmbeddedStore {
             dropped,
             fatal,
             stopping: Arc::clone(&stopping),
-            bytes_patience: 0,
+            progress: Progress::default(),
         }));
         let threads = start(committer, inbox, indexer, nudged, &retention, limits.retention_every_ms)?;
         Ok(EmbeddedStore {

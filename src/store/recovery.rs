@@ -89,7 +89,8 @@ fn replay(
     let mut replayer = Replayer::new(first_present, last_event);
     let replay = |location: Location, record: &Record| {
         replayer.apply(&index, location, record).map_err(|error| error.to_string())?;
-        if index.overlay().changes() >= limits.unindexed_max {
+        // What one generation and the one before it may hold is written behind later, not before anything is served.
+        if index.overlay().changes() >= limits.unindexed_max.saturating_mul(2) {
             index.flush(clock.now()).map_err(|error| error.to_string())?;
         }
         Ok(())

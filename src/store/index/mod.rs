@@ -14,6 +14,7 @@ mod tree;
 mod trim;
 pub(crate) mod value;
 
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,7 +26,7 @@ use key::Run;
 use layered::Layered;
 use overlay::Generation;
 use tree::{Tree, Write};
-use value::{Known, Waiting, Watermark};
+use value::{Known, Owed, Waiting, Watermark};
 
 pub(crate) use overlay::Overlay;
 pub(crate) use posting::Entry;
@@ -53,6 +54,9 @@ pub(crate) struct Index {
 /// Writes of history gathered before they go to sled together: each of its batches costs two synchronous writes,
 /// however little it holds.
 const RUN_WRITES_MAX: usize = 256;
+
+/// Deliveries that are looked through for those that stand in old segments.
+const OWED_MAX: usize = 50_000;
 
 /// A stretch of places and up to which record it is true.
 pub(crate) struct Stretch {
@@ -145,6 +149,11 @@ impl Index {
     /// Writes what has gathered and makes it durable, the watermark included.
     pub(crate) fn checkpoint(&self, now: Timestamp) -> Result<(), StoreError> {
         self.flush(now)?;
+        self.sync()
+    }
+
+    /// Makes durable what was written.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         let mut watermark_durable = self.writer();
         self.tree.sync()?;
         *watermark_durable = true;
@@ -184,7 +193,7 @@ impl Index {
             let here = rest.partition_point(|(id, _)| *id < next_first).max(1);
             let (mine, others) = rest.split_at(here);
             rest = others;
-            flush_block(&prefix, block, mine, writes)?;
+            flush_block(&prefix, posting::entries_max(run), block, mine, writes)?;
         }
         Ok(())
     }
@@ -331,6 +340,20 @@ impl Index {
         Ok(found.into_iter().map(|(nth, id, entry)| (id, (WAITING[nth], entry))))
     }
 
+    /// The events that are owed and stand before segment `first`; `None` where so much is owed that it is not looked
+    /// through.
+    pub(crate) fn owed_before(&self, first: u32) -> Result<Option<HashSet<EventId>>, StoreError> {
+        let owed = self.stretch(&[key::OWED], &[key::OWED + 1], OWED_MAX)?;
+        let mut events = HashSet::new();
+        for (key, bytes) in &owed.pairs {
+            let (_, event) = key::owed_parts(key).ok_or_else(|| value::damaged("an outbox key is torn"))?;
+            if value::decode::<Owed>(bytes)?.location().segment() < first {
+                events.insert(event);
+            }
+        }
+        Ok((!owed.more).then_some(events))
+    }
+
     /// Half days for which a producer's key is known, the one it came in included.
     pub(crate) fn buckets_kept(&self) -> u32 {
         self.buckets_kept
@@ -424,24 +447,28 @@ impl Index {
 
 fn flush_block(
     prefix: &[u8],
+    entries_max: usize,
     block: Option<Pair>,
     changes: &[(EventId, Option<Entry>)],
     writes: &mut Vec<Write>,
 ) -> Result<(), StoreError> {
-    let (old_key, old) = match block {
-        Some((key, bytes)) => {
-            (Some(key), posting::decode(&bytes).ok_or_else(|| value::damaged("a block of history is torn"))?)
-        }
-        None => (None, Vec::new()),
+    let old = match &block {
+        Some((_, bytes)) => posting::decode(bytes).ok_or_else(|| value::damaged("a block of history is torn"))?,
+        None => Vec::new(),
     };
     let merged = posting::merge(old, changes);
-    if let (Some(key), true) = (&old_key, merged.is_empty()) {
+    if let (Some((key, _)), true) = (&block, merged.is_empty()) {
         writes.push((key.clone(), None));
     }
-    for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
+    for (nth, chunk) in merged.chunks(entries_max).enumerate() {
         // The first block keeps its key: it is the lower bound of what it may hold.
-        let kept = old_key.as_ref().filter(|_| nth == 0).cloned();
-        writes.push((kept.unwrap_or_else(|| key::block(prefix, chunk[0].0)), Some(posting::encode(chunk))));
+        let kept = block.as_ref().filter(|_| nth == 0);
+        let bytes = posting::encode(chunk);
+        if kept.is_some_and(|(_, old)| *old == bytes) {
+            // It was full, and what comes goes behind it.
+            continue;
+        }
+        writes.push((kept.map_or_else(|| key::block(prefix, chunk[0].0), |(key, _)| key.clone()), Some(bytes)));
     }
     Ok(())
 }
