@@ -92,6 +92,8 @@ pub(super) fn page(
     }
     let mut looks = 0;
     'look: while !page.more && first <= last {
+        // What stood before it when the look began was not copied forward. What is dropped later may have been.
+        let kept_from = segments.first();
         let mut found = index.events(&runs, first, last, query.descending, query.limit + 1)?;
         found.sort_unstable_by_key(|(_, id, _)| *id);
         if query.descending {
@@ -101,7 +103,7 @@ pub(super) fn page(
         // Beyond these, a run that was read up to its limit may hold some that are missing here.
         found.truncate(query.limit + 1);
         for (run, id, entry) in found {
-            if !segments.keeps(entry.location) {
+            if entry.location.segment() < kept_from {
                 (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
                 continue;
             }
@@ -144,8 +146,10 @@ pub(super) fn dossier(
 ) -> Result<Option<Dossier>, StoreError> {
     let runs = runs(merchant, None, &[], &[]);
     for _ in 0..LOOKS_MAX {
+        // As in a page.
+        let kept_from = segments.first();
         let found = index.events(&runs, id, id, true, 1)?;
-        let found = found.into_iter().find(|(_, _, entry)| segments.keeps(entry.location));
+        let found = found.into_iter().find(|(_, _, entry)| entry.location.segment() >= kept_from);
         let Some((run, _, entry)) = found else { return Ok(None) };
         let read = read(segments, &runs[run], id, &entry);
         let (item, event, attempts) = match read {

@@ -8,6 +8,7 @@ mod audit;
 mod compare;
 pub(crate) mod key;
 mod layered;
+mod line;
 mod overlay;
 mod posting;
 mod tree;
@@ -17,13 +18,15 @@ pub(crate) mod value;
 use std::collections::HashSet;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp};
 use crate::store::StoreError;
 
 use key::Run;
 use layered::Layered;
+use line::Line;
 use overlay::Generation;
 use tree::{Tree, Write};
 use value::{Known, Owed, Waiting, Watermark};
@@ -40,8 +43,10 @@ const EXPIRED_MIN: usize = 2_000;
 #[derive(Debug)]
 pub(crate) struct Index {
     tree: Tree,
-    /// Held while sled is written to. Whether the watermark that was written last is durable.
-    writer: Mutex<bool>,
+    /// For whoever writes to sled.
+    writers: Line,
+    /// Whether the watermark that was written last is durable.
+    watermark_durable: AtomicBool,
     /// Half days for which a producer's key is known, the one it came in included.
     buckets_kept: u32,
     overlay: RwLock<Overlay>,
@@ -81,7 +86,8 @@ impl Index {
         }
         let index = Index {
             tree,
-            writer: Mutex::new(true),
+            writers: Line::default(),
+            watermark_durable: AtomicBool::new(true),
             buckets_kept: key::buckets_kept(keys_ms),
             overlay: RwLock::new(overlay),
             gate: RwLock::new(()),
@@ -111,16 +117,16 @@ impl Index {
 
     /// Writes what has gathered to sled and makes it durable, but for the watermark: the next call does that.
     pub(crate) fn flush(&self, now: Timestamp) -> Result<(), StoreError> {
-        let mut watermark_durable = self.writer();
+        let _turn = self.writers.wait();
         let generation = {
             let _gate = self.gate.write().expect("no panic while held");
             let rotated = self.overlay_mut().rotate();
             match rotated {
                 Some(generation) => generation,
-                None if *watermark_durable => return Ok(()),
+                None if self.watermark_durable.load(Ordering::Acquire) => return Ok(()),
                 None => {
                     self.tree.sync()?;
-                    *watermark_durable = true;
+                    self.watermark_durable.store(true, Ordering::Release);
                     return Ok(());
                 }
             }
@@ -141,7 +147,7 @@ impl Index {
         // Everything the watermark covers is durable before the watermark is written.
         self.tree.sync()?;
         self.tree.apply([(key::WATERMARK.to_vec(), Some(value::encode(&generation.watermark)))])?;
-        *watermark_durable = false;
+        self.watermark_durable.store(false, Ordering::Release);
         self.overlay_mut().flushing = None;
         Ok(())
     }
@@ -154,19 +160,15 @@ impl Index {
 
     /// Makes durable what was written.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        let mut watermark_durable = self.writer();
+        let _turn = self.writers.wait();
         self.tree.sync()?;
-        *watermark_durable = true;
+        self.watermark_durable.store(true, Ordering::Release);
         Ok(())
     }
 
     /// What went wrong with the index while it was read or written, where something did.
     pub(crate) fn fault(&self) -> Option<StoreError> {
         self.tree.fault()
-    }
-
-    fn writer(&self) -> MutexGuard<'_, bool> {
-        self.writer.lock().expect("no panic while held")
     }
 
     fn notify_room(&self) {
@@ -193,7 +195,7 @@ impl Index {
             let here = rest.partition_point(|(id, _)| *id < next_first).max(1);
             let (mine, others) = rest.split_at(here);
             rest = others;
-            flush_block(&prefix, posting::entries_max(run), block, mine, writes)?;
+            flush_block(&prefix, block, mine, writes)?;
         }
         Ok(())
     }
@@ -447,7 +449,6 @@ impl Index {
 
 fn flush_block(
     prefix: &[u8],
-    entries_max: usize,
     block: Option<Pair>,
     changes: &[(EventId, Option<Entry>)],
     writes: &mut Vec<Write>,
@@ -460,7 +461,7 @@ fn flush_block(
     if let (Some((key, _)), true) = (&block, merged.is_empty()) {
         writes.push((key.clone(), None));
     }
-    for (nth, chunk) in merged.chunks(entries_max).enumerate() {
+    for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
         // The first block keeps its key: it is the lower bound of what it may hold.
         let kept = block.as_ref().filter(|_| nth == 0);
         let bytes = posting::encode(chunk);

@@ -12,22 +12,13 @@
 //! `when` is the due time while an attempt is owed, and the time of the final state afterwards. A block
 //! holds the ids from its key's `first` up to the next block's.
 
-use super::key::Run;
 use crate::model::{EndpointId, EventId, Location, Timestamp};
 
 const VERSION: u8 = 1;
 const ENTRY_LEN: usize = 48;
 
 /// A block that grows past this is split: 1.5 KiB, far under what sled keeps inline.
-const BLOCK_ENTRIES_MAX: usize = 32;
-
-/// The same for the events of one resource. They come one at a time, and each time the whole block is written.
-const OWN_BLOCK_ENTRIES_MAX: usize = 4;
-
-/// How many entries a block of the run may have.
-pub(crate) fn entries_max(run: &Run) -> usize {
-    if run.resource == 0 { BLOCK_ENTRIES_MAX } else { OWN_BLOCK_ENTRIES_MAX }
-}
+pub(crate) const BLOCK_ENTRIES_MAX: usize = 32;
 
 /// One event in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! whose record is kept, never looks for each event of a resource by itself: what is left of these is swept up.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use super::key::{self, Run};
 use super::tree::Write;
@@ -25,11 +24,8 @@ pub(crate) struct Dropped {
 /// Events of one resource that are worth a look at its run; what is rarer is left to the sweep.
 const OWN_MIN: usize = 8;
 
-/// Writes, or blocks looked at, after which whoever else writes has its turn.
-const TURN_MAX: usize = 2048;
-
-/// How long that turn is waited for.
-const TURN: Duration = Duration::from_millis(1);
+/// Looks at runs and blocks after which whoever else writes has its turn.
+const LOOKS_MAX: usize = 8192;
 
 /// The smallest and the greatest id of a stretch, and how many there are.
 #[derive(Clone, Copy)]
@@ -64,19 +60,22 @@ impl Index {
         let own = own.into_iter().map(|((merchant, event_type, resource), ids)| (merchant, event_type, resource, ids));
         let own = own.filter(|(_, _, resource, ids)| *resource != 0 && ids.count >= OWN_MIN);
         let mut writes = Vec::new();
-        let mut writer = self.writer();
+        let mut turn = Some(self.writers.wait());
+        let mut looks = 0;
         for (merchant, event_type, resource, ids) in whole.chain(own) {
             for status in Status::ALL {
                 let run = Run { merchant: merchant.clone(), resource, event_type, status };
+                looks += 1;
                 for (key, entries) in self.blocks(&run, ids)? {
+                    looks += 1;
                     writes.extend(trimmed(key, entries, first));
                 }
             }
-            if writes.len() >= TURN_MAX {
+            if looks >= LOOKS_MAX {
                 self.tree.apply(writes.drain(..))?;
-                drop(writer);
-                std::thread::sleep(TURN);
-                writer = self.writer();
+                drop(turn.take());
+                turn = Some(self.writers.wait());
+                looks = 0;
             }
         }
         self.tree.apply(writes)
@@ -87,23 +86,21 @@ impl Index {
     pub(crate) fn sweep(&self, from: &mut Vec<u8>, first: u32, blocks_max: usize) -> Result<(), StoreError> {
         let mut left = blocks_max;
         while left > 0 {
-            let turn = left.min(TURN_MAX);
+            let looks = left.min(LOOKS_MAX);
             let (mut writes, mut seen, mut last) = (Vec::new(), 0, None);
-            let writer = self.writer();
-            for block in self.tree.range(from, &[key::HISTORY + 1]).take(turn) {
+            let _turn = self.writers.wait();
+            for block in self.tree.range(from, &[key::HISTORY + 1]).take(looks) {
                 let (key, entries) = decoded(block)?;
                 (seen, last) = (seen + 1, Some(after(&key)));
                 writes.extend(trimmed(key, entries, first));
             }
             self.tree.apply(writes)?;
-            drop(writer);
-            let Some(next) = last.filter(|_| seen == turn) else {
+            let Some(next) = last.filter(|_| seen == looks) else {
                 *from = vec![key::HISTORY];
                 return Ok(());
             };
             *from = next;
-            left -= turn;
-            std::thread::sleep(TURN);
+            left -= looks;
         }
         Ok(())
     }
