@@ -155,12 +155,13 @@ impl Subject {
             url: "https://example.com/".into(),
             event_types: EventTypes::EVERY,
             secret: None,
-            old_secret: None,
+            old_secrets: Vec::new(),
             state: EndpointState::Active,
             created_at: Timestamp::ZERO,
             updated_at: Timestamp::ZERO,
         };
-        let merchant_record = Merchant { id: merchant.clone(), name: None, created_at: Timestamp::ZERO };
+        let merchant_record =
+            Merchant { id: merchant.clone(), name: None, created_at: Timestamp::ZERO, paused_at: None };
         let changes = vec![Change::PutMerchant(merchant_record), Change::PutEndpoint(endpoint)];
         store.change(changes).wait().expect("a healthy disk");
         let event = NewEvent {

@@ -43,7 +43,11 @@ fn endpoint(now: Timestamp, old: Option<&str>) -> Endpoint {
         url: Arc::from("https://example.com/"),
         event_types: EventTypes::EVERY,
         secret: Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-        old_secret: old.and_then(Secret::new).map(|secret| OldSecret { secret, until: Timestamp::MAX }),
+        old_secrets: old
+            .and_then(Secret::new)
+            .map(|secret| OldSecret { secret, until: Timestamp::MAX })
+            .into_iter()
+            .collect(),
         state: EndpointState::Active,
         created_at: now,
         updated_at: now,

@@ -19,7 +19,7 @@ use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Timestamp};
+use crate::model::{Digest, Endpoint, EventId, MerchantId, Standing, Timestamp};
 use crate::outbox::Outbox;
 use crate::policy::retry::Schedule;
 use crate::portal::{self, Portal};
@@ -284,11 +284,11 @@ fn take_up(
     let mut owed = BTreeSet::new();
     for Backlog { endpoint, merchant, .. } in store.backlog()? {
         owed.insert(endpoint);
-        let gate = registry.endpoint(endpoint).map_or(Gate::Closed, |endpoint| gate(endpoint.state));
+        let gate = registry.endpoint(endpoint).map_or(Gate::Closed, |endpoint| gate(registry.standing(&endpoint)));
         announce(&merchant.clone(), Control::Open { endpoint, merchant, gate, backlog: true });
     }
     for endpoint in registry.endpoints().into_iter().filter(|endpoint| !owed.contains(&endpoint.id)) {
-        let (gate, merchant) = (gate(endpoint.state), endpoint.merchant.clone());
+        let (gate, merchant) = (gate(registry.standing(&endpoint)), endpoint.merchant.clone());
         announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false });
     }
     Ok(())
@@ -310,7 +310,7 @@ fn notice_sink(inlets: Vec<Inlet>, feed: Arc<Feed>) -> NoticeSink {
 fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSink {
     Arc::new(move |change| {
         let (merchant, endpoint, gate) = match change {
-            EndpointChange::Put(endpoint) => (endpoint.merchant.clone(), endpoint.id, gate(endpoint.state)),
+            EndpointChange::Put(endpoint, standing) => (endpoint.merchant.clone(), endpoint.id, gate(standing)),
             EndpointChange::Deleted(endpoint, merchant) => (merchant, endpoint, Gate::Closed),
         };
         let shard = shard_of(&merchant, controls.len());
@@ -319,11 +319,8 @@ fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSin
     })
 }
 
-fn gate(state: EndpointState) -> Gate {
-    match state {
-        EndpointState::Active => Gate::Open,
-        EndpointState::Paused | EndpointState::Disabled(_) => Gate::Held,
-    }
+fn gate(standing: Standing) -> Gate {
+    if standing.leaves() { Gate::Open } else { Gate::Held }
 }
 
 /// A shard's part of the limits that hold for all of them together.

@@ -41,6 +41,7 @@ impl Outbox {
             Ok(Acceptance::Fresh { .. }) => self.metrics.accepted.increment(1),
             Ok(Acceptance::Duplicate { .. }) => self.metrics.duplicates.increment(1),
             Ok(Acceptance::Conflict) => self.metrics.refused(RefusalReason::Conflict),
+            Err(Refusal::TooLarge) => self.metrics.refused(RefusalReason::Invalid),
             Err(Refusal::Overloaded) => self.metrics.refused(RefusalReason::Overloaded),
             Err(Refusal::DiskFull) => self.metrics.refused(RefusalReason::DiskFull),
             Err(Refusal::Stopped) => self.metrics.refused(RefusalReason::Stopped),

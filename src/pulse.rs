@@ -1,4 +1,5 @@
-//! How a merchant's endpoint has fared hour by hour over the last day: attempts, failures, answer times.
+//! How a merchant's endpoint has fared hour by hour over the last day: attempts, failures, answer times; and since when
+//! nothing has succeeded.
 //!
 //! Never outlives the process, and says since when it counts. Never grows with events: one record per merchant.
 
@@ -73,7 +74,14 @@ pub struct Day {
 /// Counts.
 pub struct Pulse {
     since: Timestamp,
-    merchants: Mutex<HashMap<MerchantId, VecDeque<(i64, Hour)>>>,
+    merchants: Mutex<HashMap<MerchantId, Record>>,
+}
+
+#[derive(Default)]
+struct Record {
+    hours: VecDeque<(i64, Hour)>,
+    /// When the first attempt after the last success failed; `None` after a success.
+    failing_since: Option<Timestamp>,
 }
 
 impl Pulse {
@@ -88,14 +96,16 @@ impl Pulse {
         let mut merchants = self.merchants();
         if !merchants.contains_key(merchant) {
             if merchants.len() >= MERCHANTS_MAX {
-                merchants.retain(|_, hours| hours.back().is_some_and(|(last, _)| *last > hour - HOURS as i64));
+                merchants.retain(|_, record| record.hours.back().is_some_and(|(last, _)| *last > hour - HOURS as i64));
             }
             if merchants.len() >= MERCHANTS_MAX {
                 return;
             }
-            merchants.insert(merchant.clone(), VecDeque::new());
+            merchants.insert(merchant.clone(), Record::default());
         }
-        let hours = merchants.get_mut(merchant).expect("it is there or was just put there");
+        let record = merchants.get_mut(merchant).expect("it is there or was just put there");
+        record.failing_since = if is_success { None } else { record.failing_since.or(Some(now)) };
+        let hours = &mut record.hours;
         // A clock that went back counts into the last hour.
         if hours.back().is_none_or(|(last, _)| *last < hour) {
             hours.push_back((hour, Hour::default()));
@@ -115,7 +125,8 @@ impl Pulse {
         let last = hour_of(now);
         let merchants = self.merchants();
         let known = merchants.get(merchant);
-        let find = |hour: i64| known.and_then(|hours| hours.iter().find(|(at, _)| *at == hour)).map(|(_, hour)| *hour);
+        let find =
+            |hour: i64| known.and_then(|record| record.hours.iter().find(|(at, _)| *at == hour)).map(|(_, hour)| *hour);
         let hours: Vec<(Timestamp, Hour)> = (last - HOURS as i64 + 1..=last)
             .map(|hour| (Timestamp::from_ms(hour * HOUR_MS), find(hour).unwrap_or_default()))
             .collect();
@@ -124,7 +135,17 @@ impl Pulse {
         Day { hours, whole, since: self.since }
     }
 
-    fn merchants(&self) -> MutexGuard<'_, HashMap<MerchantId, VecDeque<(i64, Hour)>>> {
+    /// When the first attempt after the last success failed. `None`: the last one succeeded, or none was counted.
+    pub fn failing_since(&self, merchant: &MerchantId) -> Option<Timestamp> {
+        self.merchants().get(merchant)?.failing_since
+    }
+
+    /// Nothing before this moment was counted.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    fn merchants(&self) -> MutexGuard<'_, HashMap<MerchantId, Record>> {
         // A count that a panic left out is of no consequence.
         self.merchants.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,7 +178,21 @@ mod tests {
         let later = NOW.plus_ms(24 * HOUR_MS as u64);
         assert_eq!(pulse.day(&acme(), later).whole.attempts(), 1, "the first hour has gone by");
         pulse.beat(&acme(), later.plus_ms(24 * HOUR_MS as u64), true, 7);
-        assert_eq!(pulse.merchants()[&acme()].len(), 1, "nothing older is kept");
+        assert_eq!(pulse.merchants()[&acme()].hours.len(), 1, "nothing older is kept");
+    }
+
+    #[test]
+    fn failing_begins_with_the_first_failure_and_ends_with_a_success() {
+        let pulse = Pulse::new(NOW);
+        let beat = |ms, is_success| pulse.beat(&acme(), NOW.plus_ms(ms), is_success, 7);
+        assert_eq!(pulse.failing_since(&acme()), None);
+        beat(1, false);
+        beat(2, false);
+        assert_eq!(pulse.failing_since(&acme()), Some(NOW.plus_ms(1)));
+        beat(3, true);
+        assert_eq!(pulse.failing_since(&acme()), None);
+        beat(4, false);
+        assert_eq!(pulse.failing_since(&acme()), Some(NOW.plus_ms(4)));
     }
 
     #[test]

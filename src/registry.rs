@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::model::{
     Digest, DisabledReason, Endpoint, EndpointId, EndpointState, EventTypes, Key, KeyId, Merchant, MerchantId,
-    OldSecret, OwnerKind, Role, Secret,
+    OldSecret, OwnerKind, Role, Secret, Standing,
 };
 use crate::store::{Catalog, Change, Refusal, Store, StoreError};
 
@@ -79,8 +79,8 @@ pub type EndpointSink = Arc<dyn Fn(EndpointChange) + Send + Sync>;
 /// An endpoint appeared, changed or went.
 #[derive(Clone, Debug)]
 pub enum EndpointChange {
-    /// It is as given now.
-    Put(Arc<Endpoint>),
+    /// It is as given now, and stands so.
+    Put(Arc<Endpoint>, Standing),
     /// It is gone.
     Deleted(EndpointId, MerchantId),
 }
@@ -149,6 +149,11 @@ impl Registry {
         self.state().merchants.len()
     }
 
+    /// How many merchants the operator has paused.
+    pub fn paused_count(&self) -> usize {
+        self.state().merchants.values().filter(|merchant| merchant.paused_at.is_some()).count()
+    }
+
     /// An endpoint.
     pub fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.state().endpoints.get(&id).cloned()
@@ -158,6 +163,11 @@ impl Registry {
     pub fn endpoint_of(&self, merchant: &MerchantId) -> Option<Arc<Endpoint>> {
         let state = self.state();
         state.endpoint_of.get(merchant).and_then(|id| state.endpoints.get(id)).cloned()
+    }
+
+    /// Whether an endpoint's deliveries leave, its merchant's standing with the operator considered.
+    pub fn standing(&self, endpoint: &Endpoint) -> Standing {
+        self.state().standing(endpoint)
     }
 
     /// Every endpoint, in no order.
@@ -191,11 +201,24 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let known = self.merchant(id);
         let created_at = known.as_ref().map_or_else(|| self.clock.now(), |merchant| merchant.created_at);
-        let merchant = Merchant { id: id.clone(), name, created_at };
+        let paused_at = known.as_ref().and_then(|merchant| merchant.paused_at);
+        let merchant = Merchant { id: id.clone(), name, created_at, paused_at };
         if known.as_deref() != Some(&merchant) {
             self.apply(vec![Change::PutMerchant(merchant)]).await?;
         }
         Ok(known.is_none())
+    }
+
+    /// Holds all deliveries of a merchant back, or lets them leave again, whatever the merchant's own config says. The
+    /// merchant as it is now; `None` where there is none.
+    pub async fn pause_merchant(&self, id: &MerchantId, paused: bool) -> Result<Option<Arc<Merchant>>, Refusal> {
+        let _changing = self.changing.lock().await;
+        let Some(known) = self.merchant(id) else { return Ok(None) };
+        if known.paused_at.is_some() != paused {
+            let paused_at = paused.then(|| self.clock.now());
+            self.apply(vec![Change::PutMerchant(Merchant { paused_at, ..(*known).clone() })]).await?;
+        }
+        Ok(self.merchant(id))
     }
 
     /// Removes a merchant, its config and its keys. False where there was none. Its history stays.
@@ -249,7 +272,8 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
         if *endpoint != *seen {
-            (self.sink)(EndpointChange::Put(endpoint));
+            let standing = self.standing(&endpoint);
+            (self.sink)(EndpointChange::Put(endpoint, standing));
             return Ok(());
         }
         let state = EndpointState::Disabled(reason);
@@ -308,14 +332,14 @@ impl Registry {
     fn configured(&self, merchant: &MerchantId, known: Option<&Endpoint>, config: Config) -> Endpoint {
         let now = self.clock.now();
         let old_state = known.map(|endpoint| endpoint.state);
-        let (secret, old_secret) = self.secrets(known, config.secret, config.secret_grace_ms);
+        let (secret, old_secrets) = self.secrets(known, config.secret, config.secret_grace_ms);
         let endpoint = Endpoint {
             id: known.map_or_else(|| EndpointId(self.new_number()), |endpoint| endpoint.id),
             merchant: merchant.clone(),
             url: config.url,
             event_types: config.event_types,
             secret,
-            old_secret,
+            old_secrets,
             state: match (config.enabled, old_state) {
                 (true, _) => EndpointState::Active,
                 // Switching off what is switched off already keeps the reason.
@@ -328,22 +352,29 @@ impl Registry {
         if known == Some(&endpoint) { endpoint } else { Endpoint { updated_at: now, ..endpoint } }
     }
 
+    /// The secret that signs from now on, and those that go on signing beside it. A grace that has begun goes on when
+    /// the secret is replaced once more: a receiver may still hold the one before the last.
     fn secrets(
         &self,
         known: Option<&Endpoint>,
         change: SecretChange,
         grace_ms: u64,
-    ) -> (Option<Secret>, Option<OldSecret>) {
+    ) -> (Option<Secret>, Vec<OldSecret>) {
         let now = self.clock.now();
         let current = known.and_then(|endpoint| endpoint.secret.clone());
-        let graceful = known.and_then(|endpoint| endpoint.old_secret.clone()).filter(|old| now < old.until);
+        let mut old: Vec<OldSecret> =
+            known.map_or_else(Vec::new, |endpoint| endpoint.old_secrets_at(now).cloned().collect());
         match change {
-            SecretChange::Keep => (current, graceful),
-            SecretChange::Remove => (None, None),
-            SecretChange::Replace(secret) if current.as_ref() == Some(&secret) => (current, graceful),
+            SecretChange::Keep => (current, old),
+            SecretChange::Remove => (None, Vec::new()),
+            // Who asks for no grace asks that nothing but this secret signs.
+            SecretChange::Replace(secret) if grace_ms == 0 => (Some(secret), Vec::new()),
+            SecretChange::Replace(secret) if current.as_ref() == Some(&secret) => (current, old),
             SecretChange::Replace(secret) => {
-                let old = current.filter(|_| grace_ms > 0);
-                (Some(secret), old.map(|secret| OldSecret { secret, until: now.plus_ms(grace_ms) }))
+                old.retain(|old| old.secret != secret);
+                old.extend(current.map(|secret| OldSecret { secret, until: now.plus_ms(grace_ms) }));
+                old.drain(..old.len().saturating_sub(Endpoint::OLD_SECRETS_MAX));
+                (Some(secret), old)
             }
         }
     }
@@ -366,10 +397,18 @@ impl State {
         state
     }
 
+    fn standing(&self, endpoint: &Endpoint) -> Standing {
+        let merchant = self.merchants.get(&endpoint.merchant);
+        Standing::of(endpoint.state, merchant.is_some_and(|merchant| merchant.paused_at.is_some()))
+    }
+
     fn apply(&mut self, change: Change) -> Option<EndpointChange> {
         match change {
             Change::PutMerchant(merchant) => {
-                self.merchants.insert(merchant.id.clone(), Arc::new(merchant));
+                let id = merchant.id.clone();
+                self.merchants.insert(id.clone(), Arc::new(merchant));
+                let endpoint = self.endpoint_of.get(&id).and_then(|endpoint| self.endpoints.get(endpoint))?;
+                return Some(EndpointChange::Put(Arc::clone(endpoint), self.standing(endpoint)));
             }
             Change::DeleteMerchant(id) => {
                 self.merchants.remove(&id);
@@ -378,7 +417,8 @@ impl State {
                 let endpoint = Arc::new(endpoint);
                 self.endpoint_of.insert(endpoint.merchant.clone(), endpoint.id);
                 self.endpoints.insert(endpoint.id, Arc::clone(&endpoint));
-                return Some(EndpointChange::Put(endpoint));
+                let standing = self.standing(&endpoint);
+                return Some(EndpointChange::Put(endpoint, standing));
             }
             Change::DeleteEndpoint(id) => {
                 let endpoint = self.endpoints.remove(&id)?;

@@ -114,14 +114,14 @@ fn event(n: u64, of: u64, payload: &Bytes) -> NewEvent {
 fn catalog(n: u64, url: &str) -> Vec<Change> {
     let now = SystemClock.now();
     vec![
-        Change::PutMerchant(Merchant { id: merchant(n), name: None, created_at: now }),
+        Change::PutMerchant(Merchant { id: merchant(n), name: None, created_at: now, paused_at: None }),
         Change::PutEndpoint(Endpoint {
             id: EndpointId(n + 1),
             merchant: merchant(n),
             url: url.into(),
             event_types: EventTypes::EVERY,
             secret: None,
-            old_secret: None,
+            old_secrets: Vec::new(),
             state: EndpointState::Active,
             created_at: now,
             updated_at: now,
@@ -155,7 +155,7 @@ fn ended(delivery: Delivery) -> Settlement {
             signature: Some([1; 32]),
             signature_old: None,
             standard: Some([2; 32]),
-            standard_old: None,
+            standards_old: Vec::new(),
         }),
         response: Some(response),
     };

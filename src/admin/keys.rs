@@ -6,12 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Admin, stopping, unknown_merchant};
-use crate::http::{Fields, Problem, Request, Response, StatusCode, response};
+use super::{Admin, unknown_merchant};
+use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
 use crate::model::{Key, KeyId, Role};
 use crate::registry::Rejected;
-
-const BODY_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Serialize)]
 struct Shown {
@@ -31,7 +29,7 @@ struct List {
 pub(super) async fn create_for_merchant(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let merchant = admin.known_merchant(&request)?;
-    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
     if !body.is_empty() {
         Fields::parse(&body)?.finish()?;
     }
@@ -52,7 +50,7 @@ pub(super) async fn delete_of_merchant(admin: Arc<Admin>, request: Request) -> R
 
 pub(super) async fn create(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
-    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
     let mut fields = Fields::parse(&body)?;
     let role = match fields.required_str("role").as_deref() {
         Some("producer") | None => Role::Producer,
@@ -86,7 +84,7 @@ fn is_platforms(role: &Role) -> bool {
 async fn created(admin: &Admin, role: Role) -> Result<Response, Problem> {
     let (key, text) = admin.engine.registry.create_key(role).await.map_err(|rejected| match rejected {
         Rejected::NoMerchant => unknown_merchant(),
-        Rejected::Precondition | Rejected::Store(_) => stopping(),
+        Rejected::Precondition | Rejected::Store(_) => Problem::stopping(),
     })?;
     Ok(response::json(StatusCode::CREATED, &Shown { key: Some(text), ..shown(&key) }))
 }
@@ -99,7 +97,7 @@ fn listed(admin: &Admin, wanted: impl Fn(&Role) -> bool) -> Response {
 async fn deleted(admin: &Admin, request: &Request, wanted: impl Fn(&Role) -> bool) -> Result<Response, Problem> {
     let unknown = || Problem::not_found("key_not_found", "There is no such key.");
     let id = KeyId::parse(request.param("key_id")).ok_or_else(unknown)?;
-    let deleted = admin.engine.registry.delete_key(id, wanted).await.map_err(|_| stopping())?;
+    let deleted = admin.engine.registry.delete_key(id, wanted).await.map_err(|_| Problem::stopping())?;
     if deleted { Ok(response::empty()) } else { Err(unknown()) }
 }
 

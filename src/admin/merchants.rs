@@ -1,4 +1,4 @@
-//! Merchants: put, read, listed, removed.
+//! Merchants: put, read, listed, paused, removed.
 //!
 //! Never removes a merchant's history.
 
@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Admin, stopping, unknown_merchant};
-use crate::http::{Fields, Problem, Request, Response, StatusCode, response};
+use super::{Admin, unknown_merchant};
+use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
 use crate::model::{Merchant, MerchantId};
 
-const BODY_BYTES_MAX: usize = 16 << 10;
 const NAME_LEN_MAX: usize = 255;
 const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 250;
@@ -20,6 +19,8 @@ struct Shown {
     id: String,
     name: Option<String>,
     webhook_configured: bool,
+    /// Since when the operator holds its deliveries back.
+    paused_at: Option<String>,
     created_at: String,
 }
 
@@ -34,11 +35,7 @@ pub(super) async fn list(admin: Arc<Admin>, request: Request) -> Result<Response
     admin.require_operator(&request)?;
     let mut query = request.query();
     let after: Option<MerchantId> = query.parsed("cursor", "must be a cursor that was given out.");
-    let must = format!("must be a number from 1 to {LIMIT_MAX}.");
-    let limit = query.parsed::<usize>("limit", &must).unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        query.fault("limit", "invalid_parameter", must);
-    }
+    let limit = query.limit(LIMIT, LIMIT_MAX);
     query.finish()?;
     let mut merchants = admin.engine.registry.merchants(after.as_ref(), limit + 1);
     let has_more = merchants.len() > limit;
@@ -54,9 +51,9 @@ pub(super) async fn put(admin: Arc<Admin>, mut request: Request) -> Result<Respo
         let detail = format!("A merchant id has 1 to {} of A-Z, a-z, 0-9, _ and -.", MerchantId::LEN_MAX);
         Problem::unprocessable("id", "invalid_merchant_id", detail)
     })?;
-    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
     let name = if body.is_empty() { None } else { name(&body)? };
-    let is_new = admin.engine.registry.put_merchant(&id, name).await.map_err(|_| stopping())?;
+    let is_new = admin.engine.registry.put_merchant(&id, name).await.map_err(|_| Problem::stopping())?;
     let merchant = admin.engine.registry.merchant(&id).ok_or_else(unknown_merchant)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response::json(status, &shown(&admin, &merchant)))
@@ -72,8 +69,33 @@ pub(super) async fn get(admin: Arc<Admin>, request: Request) -> Result<Response,
 pub(super) async fn delete(admin: Arc<Admin>, request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let id = admin.known_merchant(&request)?;
-    admin.engine.registry.delete_merchant(&id).await.map_err(|_| stopping())?;
+    admin.engine.registry.delete_merchant(&id).await.map_err(|_| Problem::stopping())?;
     Ok(response::empty())
+}
+
+/// Holds all deliveries of a merchant back until they are let go; its events are taken and wait.
+pub(super) async fn pause(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
+    admin.require_operator(&request)?;
+    let id = admin.known_merchant(&request)?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
+    if !body.is_empty() {
+        Fields::parse(&body)?.finish()?;
+    }
+    set_paused(&admin, &id, true).await
+}
+
+/// Idempotent: letting go what is not held is done already.
+pub(super) async fn resume(admin: Arc<Admin>, request: Request) -> Result<Response, Problem> {
+    admin.require_operator(&request)?;
+    let id = admin.known_merchant(&request)?;
+    set_paused(&admin, &id, false).await
+}
+
+async fn set_paused(admin: &Admin, id: &MerchantId, paused: bool) -> Result<Response, Problem> {
+    let merchant = admin.engine.registry.pause_merchant(id, paused).await.map_err(|_| Problem::stopping())?;
+    let merchant = merchant.ok_or_else(unknown_merchant)?;
+    tracing::info!(merchant = %id, paused, "an operator pauses or resumes a merchant");
+    Ok(response::json(StatusCode::OK, &shown(admin, &merchant)))
 }
 
 fn name(body: &[u8]) -> Result<Option<Arc<str>>, Problem> {
@@ -92,6 +114,7 @@ fn shown(admin: &Admin, merchant: &Merchant) -> Shown {
         id: merchant.id.to_string(),
         name: merchant.name.as_deref().map(str::to_owned),
         webhook_configured: admin.engine.registry.endpoint_of(&merchant.id).is_some(),
+        paused_at: merchant.paused_at.map(|at| at.to_string()),
         created_at: merchant.created_at.to_string(),
     }
 }

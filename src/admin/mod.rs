@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::Engine;
-use crate::http::{Method, Problem, Request, Router, Routes, StatusCode};
+use crate::http::{Method, Problem, Request, Router, Routes};
 use crate::model::{MerchantId, Role};
 
 /// What the surface works with.
@@ -52,6 +52,8 @@ pub fn routes(admin: Admin) -> Routes {
         .on(Method::PUT, "/admin/v1/merchants/{id}", merchants::put)
         .on(Method::GET, "/admin/v1/merchants/{id}", merchants::get)
         .on(Method::DELETE, "/admin/v1/merchants/{id}", merchants::delete)
+        .on(Method::PUT, "/admin/v1/merchants/{id}/pause", merchants::pause)
+        .on(Method::DELETE, "/admin/v1/merchants/{id}/pause", merchants::resume)
         .on(Method::POST, "/admin/v1/merchants/{id}/keys", keys::create_for_merchant)
         .on(Method::GET, "/admin/v1/merchants/{id}/keys", keys::list_of_merchant)
         .on(Method::DELETE, "/admin/v1/merchants/{id}/keys/{key_id}", keys::delete_of_merchant)
@@ -80,9 +82,4 @@ impl Admin {
 
 fn unknown_merchant() -> Problem {
     Problem::not_found("merchant_not_found", "There is no such merchant.")
-}
-
-fn stopping() -> Problem {
-    let detail = "The process is stopping. It is not certain whether this was stored; try again.";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after_s(1)
 }

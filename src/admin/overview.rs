@@ -7,14 +7,22 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Admin;
+use crate::engine::Engine;
 use crate::http::{Problem, Request, Response, StatusCode, response};
 use crate::model::{Endpoint, EndpointState, EventType};
 
 const ENDPOINTS_MAX: usize = 1000;
 
+const ACTIVE: &str = EndpointState::Active.as_str();
+const FAILING: &str = "failing";
+
+/// What can be asked for.
+const STATES: [&str; 4] = [ACTIVE, FAILING, "paused", "disabled"];
+
 #[derive(Serialize)]
 struct Stats {
     merchants: usize,
+    merchants_paused: usize,
     endpoints: usize,
     deliveries_waiting: u64,
     commit_queued: u64,
@@ -26,6 +34,8 @@ struct Stats {
 struct Endpoints {
     data: Vec<ShownEndpoint>,
     has_more: bool,
+    /// What failed before this moment and was not tried again since is not known to be failing.
+    attempts_known_since: String,
 }
 
 #[derive(Serialize)]
@@ -35,6 +45,8 @@ struct ShownEndpoint {
     event_types: Vec<&'static str>,
     state: &'static str,
     state_reason: Option<&'static str>,
+    /// When the first attempt after the last success failed.
+    failing_since: Option<String>,
     updated_at: String,
 }
 
@@ -43,6 +55,7 @@ pub(super) async fn stats(admin: Arc<Admin>, request: Request) -> Result<Respons
     let figures = admin.engine.figures();
     let stats = Stats {
         merchants: admin.engine.registry.merchant_count(),
+        merchants_paused: admin.engine.registry.paused_count(),
         endpoints: admin.engine.registry.endpoints().len(),
         deliveries_waiting: figures.waiting,
         commit_queued: figures.queued,
@@ -57,28 +70,40 @@ pub(super) async fn endpoints(admin: Arc<Admin>, request: Request) -> Result<Res
     admin.require_operator(&request)?;
     let mut query = request.query();
     let state = query.one("state").map(std::borrow::Cow::into_owned);
-    if state.as_deref().is_some_and(|state| !["active", "paused", "disabled"].contains(&state)) {
-        query.fault("state", "invalid_parameter", "must be active, paused or disabled.");
+    if state.as_deref().is_some_and(|state| !STATES.contains(&state)) {
+        query.fault("state", "invalid_parameter", format!("must be one of {}.", STATES.join(", ")));
     }
     query.finish()?;
-    let mut found = admin.engine.registry.endpoints();
-    found.retain(|endpoint| state.as_deref().is_none_or(|state| state == endpoint.state.as_str()));
+    let engine = &admin.engine;
+    let mut found = engine.registry.endpoints();
     found.sort_unstable_by(|a, b| a.merchant.cmp(&b.merchant));
-    let has_more = found.len() > ENDPOINTS_MAX;
-    let data = found.iter().take(ENDPOINTS_MAX).map(|endpoint| shown(endpoint)).collect();
-    Ok(response::json(StatusCode::OK, &Endpoints { data, has_more }))
+    let shown = found.iter().map(|endpoint| shown(engine, endpoint));
+    let mut data: Vec<ShownEndpoint> = shown.filter(|shown| state.as_deref().is_none_or(|s| shown.is(s))).collect();
+    let has_more = data.len() > ENDPOINTS_MAX;
+    data.truncate(ENDPOINTS_MAX);
+    let attempts_known_since = engine.pulse.since().to_string();
+    Ok(response::json(StatusCode::OK, &Endpoints { data, has_more, attempts_known_since }))
 }
 
-fn shown(endpoint: &Endpoint) -> ShownEndpoint {
+fn shown(engine: &Engine, endpoint: &Endpoint) -> ShownEndpoint {
+    let standing = engine.registry.standing(endpoint);
     ShownEndpoint {
         merchant_id: endpoint.merchant.to_string(),
         url: endpoint.url.to_string(),
         event_types: endpoint.event_types.iter().map(EventType::as_str).collect(),
-        state: endpoint.state.as_str(),
-        state_reason: match endpoint.state {
-            EndpointState::Active | EndpointState::Paused => None,
-            EndpointState::Disabled(reason) => Some(reason.as_str()),
-        },
+        state: standing.as_str(),
+        state_reason: standing.reason(),
+        failing_since: engine.pulse.failing_since(&endpoint.merchant).map(|since| since.to_string()),
         updated_at: endpoint.updated_at.to_string(),
+    }
+}
+
+impl ShownEndpoint {
+    /// Failing is a part of active: what is switched off makes no attempts that could fail.
+    fn is(&self, state: &str) -> bool {
+        match state {
+            FAILING => self.state == ACTIVE && self.failing_since.is_some(),
+            state => self.state == state,
+        }
     }
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Admin;
-use crate::http::{Fields, Problem, Request, Response, StatusCode, response};
-
-const BODY_BYTES_MAX: usize = 16 << 10;
+use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
 
 #[derive(Serialize)]
 struct Shown {
@@ -21,7 +19,7 @@ struct Shown {
 pub(super) async fn create(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let merchant = admin.known_merchant(&request)?;
-    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
     if !body.is_empty() {
         Fields::parse(&body)?.finish()?;
     }

@@ -6,16 +6,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Api, not_configured, stopping};
+use super::{Api, not_configured};
 use crate::http::{
-    Fields, HeaderMap, HeaderName, HeaderValue, Problem, Request, Response, StatusCode, Words, header, response,
+    Fields, HeaderMap, HeaderName, HeaderValue, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, Words,
+    header, response,
 };
 use crate::model::{Endpoint, EndpointState, EventType, EventTypes, Secret};
 use crate::policy::{egress, form};
 use crate::registry::{Config, Precondition, Rejected, SecretChange, tag};
-
-/// A config is far smaller.
-const BODY_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -40,17 +38,17 @@ enum ShownTypes {
 pub(super) async fn get(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let endpoint = api.engine.registry.endpoint_of(&merchant).ok_or_else(not_configured)?;
-    Ok(shown(StatusCode::OK, &endpoint))
+    Ok(shown(&api, StatusCode::OK, &endpoint))
 }
 
 pub(super) async fn put(api: Arc<Api>, mut request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let precondition = precondition(&request.headers)?;
-    let body = request.read_json(BODY_BYTES_MAX).await?;
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
     let config = read(&body, &api.rules)?;
     let put = api.engine.registry.put_config(&merchant, config, &precondition).await;
     let (endpoint, is_new) = put.map_err(rejected)?;
-    Ok(shown(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &endpoint))
+    Ok(shown(&api, if is_new { StatusCode::CREATED } else { StatusCode::OK }, &endpoint))
 }
 
 /// Idempotent: removing what is not there is done already.
@@ -148,19 +146,16 @@ fn rejected(rejected: Rejected) -> Problem {
             let detail = "The config is not the one that the precondition names. Read it again and decide anew.";
             Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
         }
-        Rejected::Store(_) => stopping(),
+        Rejected::Store(_) => Problem::stopping(),
     }
 }
 
-fn shown(status: StatusCode, endpoint: &Endpoint) -> Response {
+fn shown(api: &Api, status: StatusCode, endpoint: &Endpoint) -> Response {
+    let standing = api.engine.registry.standing(endpoint);
     let event_types = if endpoint.event_types.is_every() {
         ShownTypes::Every("all")
     } else {
         ShownTypes::Only(endpoint.event_types.iter().map(EventType::as_str).collect())
-    };
-    let reason = match endpoint.state {
-        EndpointState::Active | EndpointState::Paused => None,
-        EndpointState::Disabled(reason) => Some(reason.as_str()),
     };
     let mut answer = response::json(
         status,
@@ -170,8 +165,8 @@ fn shown(status: StatusCode, endpoint: &Endpoint) -> Response {
             enabled: endpoint.state == EndpointState::Active,
             secret_set: endpoint.secret.is_some(),
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
-            state: endpoint.state.as_str(),
-            state_reason: reason,
+            state: standing.as_str(),
+            state_reason: standing.reason(),
             created_at: endpoint.created_at.to_string(),
             updated_at: endpoint.updated_at.to_string(),
         },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::shown::{Detail, Item};
-use super::{Api, not_configured, stopping, unreadable};
+use super::{Api, not_configured};
 use crate::engine::{ResendFault, Resent};
 use crate::history::{Question, Stretch};
 use crate::http::{HeaderValue, Problem, Query, Request, Response, StatusCode, header, response};
@@ -38,7 +38,7 @@ struct Queued {
 pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let question = question(&merchant, request.query())?;
-    let page = api.engine.history.page(question.query()).await.map_err(|error| unreadable(&error))?;
+    let page = api.engine.history.page(question.query()).await.map_err(Problem::unreadable)?;
     let stretch = question.turned(page);
     let link = link(&request.path, &question, &stretch);
     let page = Page {
@@ -57,7 +57,7 @@ pub(super) async fn list(api: Arc<Api>, request: Request) -> Result<Response, Pr
 pub(super) async fn detail(api: Arc<Api>, request: Request) -> Result<Response, Problem> {
     let merchant = api.merchant(&request)?;
     let id = event_id(&request)?;
-    let dossier = api.engine.history.dossier(&merchant, id).await.map_err(|error| unreadable(&error))?;
+    let dossier = api.engine.history.dossier(&merchant, id).await.map_err(Problem::unreadable)?;
     let dossier = dossier.ok_or_else(unknown_event)?;
     Ok(response::json(StatusCode::OK, &Detail::of(&dossier)))
 }
@@ -71,8 +71,8 @@ pub(super) async fn resend(api: Arc<Api>, request: Request) -> Result<Response, 
         Ok(Resent::UnderWay) => Ok(queued("under_way")),
         Ok(Resent::Unknown) => Err(unknown_event()),
         Err(ResendFault::NoEndpoint) => Err(Problem { status: StatusCode::CONFLICT, ..not_configured() }),
-        Err(ResendFault::Stopped) => Err(stopping()),
-        Err(ResendFault::Read(error)) => Err(unreadable(&error)),
+        Err(ResendFault::Stopped) => Err(Problem::stopping()),
+        Err(ResendFault::Read(error)) => Err(Problem::unreadable(error)),
     }
 }
 
@@ -105,7 +105,7 @@ fn question(merchant: &MerchantId, mut query: Query<'_>) -> Result<Question, Pro
             true
         }
     };
-    question.limit = limit(&mut query);
+    question.limit = query.limit(LIMIT, LIMIT_MAX);
     if let Some(text) = query.one("cursor")
         && !question.go_on_at(&text)
     {
@@ -129,28 +129,21 @@ fn link(path: &str, question: &Question, stretch: &Stretch) -> Option<String> {
     (!link.is_empty()).then_some(link)
 }
 
-/// The ids of the time asked for: ids are ordered by the millisecond in which they were given out.
+/// The ids of the time asked for: ids are ordered by the millisecond in which they were given out. Between two
+/// milliseconds nothing was, so a finer bound is the next one on the side that keeps what it keeps.
 fn bounds(query: &mut Query<'_>) -> (EventId, EventId) {
-    let mut moment = |name: &str| {
+    let mut moment = |name: &str, parse: fn(&str) -> Option<Timestamp>| {
         let text = query.one(name)?;
-        let moment = Timestamp::parse(&text);
+        let moment = parse(&text);
         if moment.is_none() {
             query.fault(name, "invalid_parameter", "must be a time of RFC 3339, such as 2026-01-31T12:00:00Z.");
         }
         moment
     };
-    let from = [moment("created[gte]"), moment("created[gt]").map(|at| at.plus_ms(1))];
-    let to = [moment("created[lte]").map(|at| at.plus_ms(1)), moment("created[lt]")];
+    let (down, up) = (Timestamp::parse, Timestamp::parse_up);
+    let from = [moment("created[gte]", up), moment("created[gt]", down).map(|at| at.plus_ms(1))];
+    let to = [moment("created[lte]", down).map(|at| at.plus_ms(1)), moment("created[lt]", up)];
     let first = from.into_iter().flatten().map(EventId::floor).max().unwrap_or(EventId::MIN);
     let last = to.into_iter().flatten().map(|at| EventId::floor(at).before()).min().unwrap_or(EventId::MAX);
     (first, last)
-}
-
-fn limit(query: &mut Query<'_>) -> usize {
-    let must = format!("must be a number from 1 to {LIMIT_MAX}.");
-    let limit = query.parsed::<usize>("limit", &must).unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        query.fault("limit", "invalid_parameter", must);
-    }
-    limit
 }

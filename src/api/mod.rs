@@ -9,7 +9,7 @@ mod shown;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::http::{Method, Problem, Request, Router, Routes, StatusCode};
+use crate::http::{Method, Problem, Request, Router, Routes};
 use crate::model::{MerchantId, Role};
 use crate::policy::egress;
 
@@ -44,18 +44,7 @@ impl Api {
     }
 }
 
-fn stopping() -> Problem {
-    let detail = "The process is stopping. It is not certain whether this was stored; try again.";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after_s(1)
-}
-
 fn not_configured() -> Problem {
     let detail = "No webhook is configured. Set one with PUT /api/v2/webhooks/config.";
     Problem::not_found("webhook_not_configured", detail)
-}
-
-/// The store could not be read: logged here, and told to nobody outside.
-fn unreadable(error: &crate::history::StoreError) -> Problem {
-    tracing::error!(%error, "the store cannot be read");
-    Problem::internal()
 }

@@ -13,9 +13,10 @@ use crate::dashboard::{self, Dashboard};
 use crate::engine::{self, Engine, InboxLimits, ShardLimits, StoreLimits};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::feed;
-use crate::http::{Hooks, Routes, Server, Tls, TlsError};
+use crate::http::{self, Hooks, Routes, Server, Tls, TlsError};
 use crate::ingest::{self, Ingest, Pointers};
 use crate::metrics::Metrics;
+use crate::model::Endpoint;
 use crate::policy::egress;
 use crate::policy::retry::Schedule;
 use crate::portal;
@@ -175,16 +176,25 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
 
 /// Shows the limits that are not the engine's own beside its figures.
 pub(super) fn show_limits(config: &Config, metrics: &Metrics) {
-    let (transport, events) = (&config.transport, &config.events);
+    let (transport, events, dashboard) = (&config.transport, &config.events, &config.dashboard);
     for (name, value) in [
         ("attempt_seconds", config.delivery.timeout_ms as f64 / 1000.0),
         ("idle_connections", transport.idle_connections_max as f64),
         ("dns_lookups", transport.dns_lookups_max as f64),
         ("response_head_bytes", transport.response_head_bytes_max as f64),
         ("response_body_bytes", transport.response_body_read_bytes_max as f64),
+        ("response_body_kept_bytes", transport.response_body_kept_bytes_max as f64),
+        ("response_headers_kept_bytes", transport.response_headers_kept_bytes_max as f64),
+        ("connection_uses", f64::from(transport.uses_max)),
         ("event_bytes", events.body_bytes_max as f64),
         ("batch_lines", events.batch_lines_max as f64),
         ("batch_bytes", events.batch_bytes_max as f64),
+        ("small_body_bytes", http::SMALL_BODY_BYTES_MAX as f64),
+        ("old_secrets", Endpoint::OLD_SECRETS_MAX as f64),
+        ("portal_links", dashboard.links_max as f64),
+        ("sessions_per_merchant", dashboard.sessions_per_merchant_max as f64),
+        ("watchers_per_merchant", dashboard.watchers_per_merchant_max as f64),
+        ("actions_per_minute", f64::from(dashboard.actions_per_minute_max)),
     ] {
         metrics.limit(name, value);
     }
@@ -238,8 +248,8 @@ pub(super) fn server(
     routes: Routes,
     metrics: &Metrics,
 ) -> Server {
-    metrics.listener_limit(section, "connections", listener.connections_max as f64);
-    metrics.listener_limit(section, "body_bytes_in_flight", listener.body_bytes_in_flight_max as f64);
+    let limits = listener.limits();
+    show_listener_limits(section, &limits, metrics);
     let hooks = Hooks {
         connections_open: metrics.connections(section),
         connections_refused: metrics.connection_faults(section, "refused"),
@@ -247,7 +257,32 @@ pub(super) fn server(
         accept_failures: metrics.connection_faults(section, "accept_failed"),
         answers: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| metrics.requests(section, class)),
     };
-    Server { name: section, routes, tls, limits: listener.limits(), hooks }
+    Server { name: section, routes, tls, limits, hooks }
+}
+
+fn show_listener_limits(section: &'static str, limits: &http::Limits, metrics: &Metrics) {
+    for (name, value) in [
+        ("connections", limits.connections_max),
+        ("connections_per_ip", limits.connections_per_ip_max),
+        ("head_bytes", limits.head_bytes_max),
+        ("headers", limits.headers_max),
+        ("uri_bytes", limits.uri_bytes_max),
+        ("body_bytes_in_flight", limits.body_bytes_in_flight_max),
+        ("linger_bytes", limits.linger_bytes_max),
+    ] {
+        metrics.listener_limit(section, name, value as f64);
+    }
+    for (name, ms) in [
+        ("head_seconds", limits.head_timeout_ms),
+        ("body_seconds", limits.body_timeout_ms),
+        ("tls_handshake_seconds", limits.tls_handshake_timeout_ms),
+        ("keep_alive_idle_seconds", limits.keep_alive_idle_ms),
+        ("write_seconds", limits.write_timeout_ms),
+        ("linger_seconds", limits.linger_ms),
+        ("drain_seconds", limits.drain_ms_max),
+    ] {
+        metrics.listener_limit(section, name, ms as f64 / 1000.0);
+    }
 }
 
 /// A directory of this run's own under the system's directory for temporary files.

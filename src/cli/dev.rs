@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::build::Sources;
 use super::receiver::Receiver;
+use super::serve::Unserved;
 use crate::engine::Engine;
 use crate::model::{EventTypes, MerchantId, Role, Secret};
 use crate::registry::{Config, Precondition, SecretChange};
@@ -70,7 +71,7 @@ struct Ready<'a> {
     merchant_key: &'a str,
     producer_key: &'a str,
     operator_key: &'a str,
-    portal_url: Option<String>,
+    portal_url: String,
     receiver_url: String,
     secret: Option<&'a str>,
     data_dir: String,
@@ -84,7 +85,7 @@ impl Dev {
         sources: &Sources,
         data_dir: &Path,
         json: bool,
-    ) -> Result<Dev, String> {
+    ) -> Result<Dev, Unserved> {
         let merchant: MerchantId = MERCHANT.parse().expect("a plain word");
         let path = data_dir.join(KEPT_FILE);
         let mut kept: Kept =
@@ -106,7 +107,7 @@ impl Dev {
         let receiver = Receiver::bind(kept.receiver).await.map_err(|error| format!("the receiver: {error}"))?;
         kept.receiver = Some(receiver.address());
         configure(engine, sources, &merchant, before, &receiver).await?;
-        write(&path, &kept).map_err(|error| format!("{}: {error}", path.display()))?;
+        write(&path, &kept).map_err(|error| Unserved::disk(format!("{}: {error}", path.display())))?;
         let endpoint = registry.endpoint_of(&merchant);
         let secret = endpoint.and_then(|endpoint| endpoint.secret.as_ref().map(|secret| secret.expose().to_owned()));
         Ok(Dev { engine: Arc::clone(engine), merchant, kept, secret, receiver, json })
@@ -120,7 +121,7 @@ impl Dev {
     /// What is printed once the process serves: one line for scripts, or a page for people.
     pub(super) fn introduction(&self, urls: [String; 3], data_dir: &Path) -> String {
         let [public, ingest, admin] = urls;
-        let portal_url = Some(format!("{public}{}", self.engine.portal.mint(&self.merchant).path()));
+        let portal_url = format!("{public}{}", self.engine.portal.mint(&self.merchant).path());
         let ready = Ready {
             ready: true,
             public,
@@ -142,10 +143,9 @@ impl Dev {
 
 impl Ready<'_> {
     fn for_people(&self) -> String {
-        let Ready { public, ingest, admin, receiver_url, data_dir, .. } = self;
+        let Ready { public, ingest, admin, portal_url, receiver_url, data_dir, .. } = self;
         let Ready { merchant_id, merchant_key, producer_key, operator_key, .. } = self;
         let secret = self.secret.unwrap_or("none");
-        let portal_url = self.portal_url.as_deref().unwrap_or("none");
         format!(
             "\
 Posthaste is ready, on loopback, with everything in {data_dir}

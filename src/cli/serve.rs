@@ -115,9 +115,16 @@ fn allow_files(files_max: u64) {
 }
 
 /// Why it does not serve: the exit code, and a sentence for the operator.
-struct Unserved {
+pub(super) struct Unserved {
     code: u8,
     why: String,
+}
+
+impl Unserved {
+    /// For want of the disk.
+    pub(super) fn disk(why: String) -> Unserved {
+        Unserved { code: EXIT_DISK, why }
+    }
 }
 
 impl From<String> for Unserved {

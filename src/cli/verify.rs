@@ -1,6 +1,7 @@
 //! `verify`: what a receiver does with a request, on the command line.
 //!
-//! Never prints a secret, never takes one as an argument, where every process could read it.
+//! Never prints a secret, and never takes one as an argument, where every process could read it: it comes from a file
+//! or from the environment.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -20,19 +21,14 @@ const EXIT_MISMATCH: u8 = 1;
 /// Something to be checked could not be read (EX_NOINPUT of sysexits.h).
 const EXIT_INPUT: u8 = 66;
 
+/// Where the secret is where no file is named.
+const SECRET_VARIABLE: &str = "POSTHASTE_SECRET";
+
 /// What a merchant received.
 #[derive(Args)]
 pub struct VerifyRequest {
-    /// The signing secret, as it stands in the webhook's config
-    #[arg(
-        long,
-        env = "POSTHASTE_SECRET",
-        hide_env_values = true,
-        value_name = "SECRET",
-        conflicts_with = "secret_file"
-    )]
-    secret: Option<String>,
-    /// A file that holds the secret and nothing else
+    /// A file that holds the signing secret and nothing else; without it the secret is what stands in the environment as
+    /// POSTHASTE_SECRET
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     /// The raw body, byte for byte as received; without it standard input is read
@@ -73,12 +69,12 @@ pub fn verify(request: &VerifyRequest) -> ExitCode {
 
 impl VerifyRequest {
     fn secret(&self) -> Result<Secret, String> {
-        let text = match (&self.secret, &self.secret_file) {
-            (Some(text), _) => text.clone(),
-            (None, Some(path)) => {
+        let text = match &self.secret_file {
+            Some(path) => {
                 String::from_utf8(read(Some(path))?).map_err(|_| format!("{} is not UTF-8", path.display()))?
             }
-            (None, None) => return Err("give the secret with --secret-file or in POSTHASTE_SECRET".to_owned()),
+            None => std::env::var(SECRET_VARIABLE)
+                .map_err(|_| format!("give the secret with --secret-file or, as UTF-8, in {SECRET_VARIABLE}"))?,
         };
         let text = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text)).unwrap_or(&text);
         Secret::new(text).ok_or_else(|| format!("a signing secret has 1 to {} bytes", Secret::LEN_MAX))

@@ -113,7 +113,8 @@ fn check_transport(check: &mut Check, transport: &Transport) {
     check.ms("transport.dns_timeout", transport.dns_timeout_ms, 100, MINUTE_MS);
     check.ms("transport.connect_timeout", transport.connect_timeout_ms, 100, MINUTE_MS);
     check.ms("transport.tls_timeout", transport.tls_timeout_ms, 100, MINUTE_MS);
-    check.bytes("transport.response_head_bytes_max", transport.response_head_bytes_max, 8 * KIB, MIB);
+    // No more than the watch on what comes before the head lets pass.
+    check.bytes("transport.response_head_bytes_max", transport.response_head_bytes_max, 8 * KIB, 64 * KIB);
     check.bytes("transport.response_body_read_bytes_max", transport.response_body_read_bytes_max, 0, MIB);
     check.bytes("transport.response_body_kept_bytes_max", transport.response_body_kept_bytes_max, 0, 64 * KIB);
     check.ms("transport.response_body_timeout", transport.response_body_timeout_ms, 10, MINUTE_MS);

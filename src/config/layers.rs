@@ -1,6 +1,7 @@
 //! Puts the layers of the configuration over each other and finds every fault, with where it came from.
 //!
-//! Never stops at the first fault, and never repeats the value of a secret.
+//! Never stops at the first fault, and never repeats the value of a secret, nor that of a key that is not known: it
+//! may be a secret under a mistyped name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +20,7 @@ const SECRET_KEYS: [&str; 1] = ["auth.operator_key"];
 pub struct Fault {
     /// Such as `delivery.timeout`; empty where a whole file is wrong.
     pub key: String,
-    /// As it was written; empty where it does not matter or is secret.
+    /// As it was written; empty where it does not matter or may be secret.
     pub value: String,
     /// `posthaste.toml:12`, a variable or a flag; empty where it is a combination.
     pub origin: String,
@@ -77,7 +78,7 @@ pub(super) fn merge(
                 origins.insert(setting.key, setting.origin);
             }
             Err(detail) => faults.push(Fault {
-                value: if SECRET_KEYS.contains(&setting.key.as_str()) { String::new() } else { setting.text },
+                value: if may_be_shown(&known, &setting.key) { setting.text } else { String::new() },
                 key: setting.key,
                 origin: setting.origin,
                 detail,
@@ -90,6 +91,10 @@ pub(super) fn merge(
         Fault { key, value: String::new(), origin, detail }
     }));
     if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+}
+
+fn may_be_shown(known: &BTreeMap<String, Value>, key: &str) -> bool {
+    known.contains_key(key) && !SECRET_KEYS.contains(&key)
 }
 
 /// The value, where it is right on its own: in a configuration where all else is as in the manual.

@@ -390,7 +390,9 @@ impl Config {
             let digest = read.and_then(|text| KeyDigest::parse(text.trim_end()));
             let digest = digest.map_err(|detail| {
                 let key = "auth.operator_key_file".to_owned();
-                Faults(vec![Fault { key, value: path.display().to_string(), origin: String::new(), detail }])
+                // What is no path may be the key itself, set in the wrong place.
+                let value = Some(path.display().to_string()).filter(|text| text.contains('/')).unwrap_or_default();
+                Faults(vec![Fault { key, value, origin: String::new(), detail }])
             })?;
             config.auth.operator_key = Some(digest);
         }

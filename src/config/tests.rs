@@ -144,11 +144,11 @@ fn all_faults_are_reported_together_with_where_they_came_from() {
             "posthaste.toml:2: delivery.timeout = 10: invalid type: integer `10`, expected a string (the default is \"10s\")",
             "posthaste.toml:3: delivery.retry_jitter = 2.0: must be from 0.0 to 1.0",
             "posthaste.toml:6: public.address = \"nowhere\": invalid socket address",
-            "posthaste.toml:7: public.conections_max = 1: is no key; those of [public] are address, body_bytes_in_flight_max,",
+            "posthaste.toml:7: public.conections_max: is no key; those of [public] are address, body_bytes_in_flight_max,",
             "POSTHASTE__STORAGE__SEGMENT_BYTES: storage.segment_bytes = 64MB: \"64MB\" is no size: write a whole number and",
             "POSTHASTE__LOG__FORMAT: log.format = xml: unknown variant `xml`, expected `text` or `json`",
             "POSTHASTE__EGRESS__ALLOW_HTTP: egress.allow_http = yes: must be true or false",
-            "POSTHASTE__STORAGE: storage = x: is a section; its keys are commit_queue_bytes_max,",
+            "POSTHASTE__STORAGE: storage: is a section; its keys are commit_queue_bytes_max,",
             "public.tls_key: must be set, because tls_cert is",
         ],
     );
@@ -164,6 +164,10 @@ fn each_kind_of_fault_is_told() {
         ("[public]\nconnections_max = 0", "posthaste.toml:2: public.connections_max = 0: must be from 1 to"),
         ("[public]\nconnections_max = -1", "posthaste.toml:2: public.connections_max = -1: invalid value"),
         ("[storage]\nsettle_delay = \"1h\"", "posthaste.toml:2: storage.settle_delay"),
+        (
+            "[transport]\nresponse_head_bytes_max = \"65KiB\"",
+            "posthaste.toml:2: transport.response_head_bytes_max = \"65KiB\": must be from \"8KiB\" to \"64KiB\"",
+        ),
         (
             "[delivery]\nretry_schedule = [\"5s\", \"5\"]",
             "posthaste.toml:2: delivery.retry_schedule = [\"5s\", \"5\"]: \"5\" is no duration",
@@ -181,9 +185,9 @@ fn each_kind_of_fault_is_told() {
         ),
         ("[log]\nlevel = \"a=b=c\"", "posthaste.toml:2: log.level"),
         ("[storage]\ndata_dir = \"\"", "posthaste.toml:2: storage.data_dir"),
-        ("stray = 1", "posthaste.toml:1: stray = 1: is no key; the sections are admin, auth, dashboard, delivery,"),
-        ("[strange]\nkey = 1", "posthaste.toml:2: strange.key = 1: is no key; the sections are"),
-        ("public = 1", "posthaste.toml:1: public = 1: is a section"),
+        ("stray = 1", "posthaste.toml:1: stray: is no key; the sections are admin, auth, dashboard, delivery,"),
+        ("[strange]\nkey = 1", "posthaste.toml:2: strange.key: is no key; the sections are"),
+        ("public = 1", "posthaste.toml:1: public: is a section"),
         ("[log\nx", "posthaste.toml:1: "),
         ("[log]\nlevel = \"info\"\nlevel = \"warn\"", "posthaste.toml:3: duplicate key"),
     ] {
@@ -249,6 +253,17 @@ fn a_key_is_never_repeated() {
         let faults = faults(text, &[]).join("\n");
         assert!(faults.starts_with("posthaste.toml:2: auth.operator_key: must"), "{faults}");
         assert!(!faults.contains(hidden), "{faults}");
+    }
+    for name in
+        ["AUTH__OPERATORKEY", "AUTH__KEY", "AUTH", "OPERATOR_KEY", "ADMIN__OPERATOR_KEY", "AUTH__OPERATOR_KEY_FILE"]
+    {
+        let faults = Config::load(&[], None, &variables(&[(&format!("POSTHASTE__{name}"), KEY)]), &[]);
+        let faults = faults.expect_err("it is set in the wrong place").to_string();
+        assert!(!faults.contains(KEY), "{faults}");
+    }
+    for text in [format!("[auth]\noperatorkey = \"{KEY}\""), format!("[auth]\noperator_key = {KEY}")] {
+        let faults = faults(&text, &[]).join("\n");
+        assert!(!faults.contains(KEY), "{faults}");
     }
     let config = Config::load(&[], None, &variables(&[("POSTHASTE__AUTH__OPERATOR_KEY", KEY)]), &[]).expect("right");
     assert!(format!("{config:?}").contains("operator_key: Some(KeyDigest)"));

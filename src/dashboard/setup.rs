@@ -49,7 +49,7 @@ struct Known {
     reason: Option<&'static str>,
     is_active: bool,
     secret_hint: Option<String>,
-    old_secret_until: Option<String>,
+    old_secrets_until: Vec<String>,
     /// Of the receiver, and whether it must be renewed soon.
     certificate: Option<(String, bool)>,
     created: String,
@@ -265,26 +265,17 @@ fn boxes(is_chosen: impl Fn(EventType) -> bool) -> Vec<Choice> {
 impl Known {
     fn of(dashboard: &Dashboard, endpoint: &Endpoint) -> Known {
         let now = dashboard.clock.now();
-        let old = endpoint.old_secret.as_ref().filter(|old| now < old.until && endpoint.secret.is_some());
+        let old = endpoint.old_secrets_at(now).filter(|_| endpoint.secret.is_some());
+        let standing = dashboard.engine.registry.standing(endpoint);
+        let (state_word, reason) = words::standing(standing);
         Known {
             url: endpoint.url.to_string(),
-            state: endpoint.state.as_str(),
-            state_word: match endpoint.state {
-                EndpointState::Active => "Active",
-                EndpointState::Paused => "Paused",
-                EndpointState::Disabled(_) => "Disabled",
-            },
-            reason: match endpoint.state {
-                EndpointState::Active => None,
-                EndpointState::Paused => Some("Delivery is switched off. Events are kept and wait until you resume."),
-                EndpointState::Disabled(_) => Some(
-                    "Your endpoint answered 410 Gone, so delivery was switched off. Events are kept and wait. Check the \
-                     URL, then resume.",
-                ),
-            },
+            state: standing.as_str(),
+            state_word,
+            reason,
             is_active: endpoint.state == EndpointState::Active,
             secret_hint: endpoint.secret.as_ref().map(Secret::hint),
-            old_secret_until: old.map(|old| words::moment(old.until)),
+            old_secrets_until: old.map(|old| words::moment(old.until)).collect(),
             certificate: dashboard.engine.certificate_not_after(endpoint).map(|not_after| {
                 let text = format!("{} ({})", &words::moment(not_after)[..10], words::distance(not_after, now));
                 (text, not_after.since_ms(now) < CERTIFICATE_SOON_MS)

@@ -130,7 +130,7 @@ pub(super) async fn send_test(dashboard: Arc<Dashboard>, mut request: Request) -
             let text = "The service is busy and takes no test events at this moment. Try again in a minute.";
             Err(Stop::sorry(StatusCode::SERVICE_UNAVAILABLE, "Busy", text))
         }
-        Err(Refusal::Stopped) => Err(Stop::stopping()),
+        Err(Refusal::TooLarge | Refusal::Stopped) => Err(Stop::stopping()),
     }
 }
 
@@ -148,12 +148,14 @@ pub(super) async fn debug_signature(dashboard: Arc<Dashboard>, mut request: Requ
         Err(_) => None,
     };
     let now = dashboard.clock.now();
+    let previous = endpoint.iter().flat_map(|endpoint| endpoint.old_secrets_at(now)).map(|old| &old.secret);
+    let previous: Vec<_> = previous.collect();
     let case = Case {
         body: &question.body,
         signature: &question.signature,
         used: Some(question.secret.as_str()).filter(|secret| !secret.is_empty()),
         current: endpoint.as_ref().and_then(|endpoint| endpoint.secret.as_ref()),
-        previous: endpoint.as_ref().and_then(|endpoint| endpoint.old_secret_at(now)),
+        previous: &previous,
         sent: sent.as_deref(),
     };
     let mut verdict = verdict(&case, &diagnosis::diagnose(&case));
@@ -188,7 +190,7 @@ fn verdict(case: &Case<'_>, found: &Diagnosis) -> Verdict {
             remarks.extend(body_remark(body).map(str::to_owned));
             match (found.writing, key, body) {
                 (Writing::Hex, Key::Current, Body::AsGiven) => "The signature matches",
-                (Writing::Hex, Key::Previous, Body::AsGiven) => "The signature matches the previous secret",
+                (Writing::Hex, Key::Previous, Body::AsGiven) => "The signature matches a previous secret",
                 _ => "Found it: the signature matches once this is mended",
             }
         }
@@ -262,8 +264,9 @@ const fn key_remark(key: Key) -> Option<&'static str> {
     match key {
         Key::Current => None,
         Key::Previous => Some(
-            "It was made with the previous secret, which goes on signing for a while in X-Webhook-Signature-Previous. Use \
-             the current secret for X-Webhook-Signature.",
+            "It was made with a previous secret, which goes on signing for a while: in X-Webhook-Signature-Previous, which \
+             holds the signature of the oldest one, and in webhook-signature, which holds those of all. Use the current \
+             secret for X-Webhook-Signature.",
         ),
         Key::Used => Some("It was made with the secret that you entered."),
         Key::Untrimmed => Some("There is white space around the secret: trim it where your receiver reads it."),

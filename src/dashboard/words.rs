@@ -2,7 +2,7 @@
 //!
 //! Never says less than the merchant can act on.
 
-use crate::model::{ErrorCode, EventType, Status, Timestamp};
+use crate::model::{EndpointState, ErrorCode, EventType, Standing, Status, Timestamp};
 
 /// Of an event of which the disk has lost a part.
 pub(super) const DAMAGED: &str =
@@ -68,6 +68,27 @@ pub(super) const fn status_meaning(status: Status) -> &'static str {
         Status::Failed => "Every attempt of the schedule failed. Resend it once your endpoint is well.",
         Status::Canceled => "The webhook was deleted while this event waited.",
         Status::Skipped => "When it came there was no webhook, or its type was not selected.",
+    }
+}
+
+/// Whether deliveries leave, and what follows where they do not.
+pub(super) const fn standing(standing: Standing) -> (&'static str, Option<&'static str>) {
+    match standing {
+        Standing::Own(EndpointState::Active) => ("Active", None),
+        Standing::Own(EndpointState::Paused) => {
+            ("Paused", Some("Delivery is switched off. Events are kept and wait until you resume."))
+        }
+        Standing::Own(EndpointState::Disabled(_)) => (
+            "Disabled",
+            Some(
+                "Your endpoint answered 410 Gone, so delivery was switched off. Events are kept and wait. Check the URL, \
+                 then resume.",
+            ),
+        ),
+        Standing::Held => (
+            "Paused",
+            Some("Your provider holds deliveries back at this moment. Events are kept and wait; nothing is lost."),
+        ),
     }
 }
 

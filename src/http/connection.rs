@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -53,20 +52,20 @@ pub(super) struct Shared {
 
 /// Serves `stream` until either side has had enough, or the request under way when `draining` turns true
 /// is answered.
-pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, draining: watch::Receiver<bool>) {
+pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, draining: watch::Receiver<bool>) {
     // Answers are written whole: waiting for more to send would only add a delay.
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = shared.tls.clone() else {
-        return exchange(shared, stream, remote, draining).await;
+        return exchange(shared, stream, draining).await;
     };
     let handshake = Duration::from_millis(shared.limits.tls_handshake_timeout_ms);
     match timeout(handshake, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => exchange(shared, stream, remote, draining).await,
+        Ok(Ok(stream)) => exchange(shared, stream, draining).await,
         Ok(Err(_)) | Err(_) => shared.hooks.connections_broken.increment(1),
     }
 }
 
-async fn exchange<T>(shared: Arc<Shared>, stream: T, remote: SocketAddr, mut draining: watch::Receiver<bool>)
+async fn exchange<T>(shared: Arc<Shared>, stream: T, mut draining: watch::Receiver<bool>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -83,7 +82,7 @@ where
     let hooks = Arc::clone(&shared);
     let service = service_fn(move |request| {
         let (shared, progress) = (Arc::clone(&shared), Arc::clone(&progress));
-        async move { Ok::<_, Infallible>(answer(&shared, progress, remote, request).await) }
+        async move { Ok::<_, Infallible>(answer(&shared, progress, request).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -112,7 +111,6 @@ where
 async fn answer(
     shared: &Shared,
     progress: Arc<Progress>,
-    remote: SocketAddr,
     request: hyper::Request<Incoming>,
 ) -> hyper::Response<Answer> {
     let began = SystemClock.instant();
@@ -127,7 +125,7 @@ async fn answer(
         memory: Arc::clone(&shared.memory),
         held: None,
     };
-    let (pattern, answered) = dispatch(shared, head, body, remote, id.clone()).await;
+    let (pattern, answered) = dispatch(shared, head, body, &id).await;
     let mut response = answered.unwrap_or_else(Problem::into_response);
     complete(response.headers_mut(), &id);
     shared.hooks.count(response.status());
@@ -137,13 +135,7 @@ async fn answer(
     response.map(|body| Answer { body, progress })
 }
 
-async fn dispatch(
-    shared: &Shared,
-    head: Parts,
-    body: Unread,
-    remote: SocketAddr,
-    id: String,
-) -> (&'static str, Result<Response, Problem>) {
+async fn dispatch(shared: &Shared, head: Parts, body: Unread, id: &str) -> (&'static str, Result<Response, Problem>) {
     if let Err(problem) = check_head(&head, shared.limits.uri_bytes_max) {
         return ("none", Err(problem));
     }
@@ -153,7 +145,7 @@ async fn dispatch(
         Found::Handler { pattern, handler, params } => {
             let query = head.uri.query().map(str::to_owned);
             let Parts { method, headers, .. } = head;
-            let request = Request { method, path, query, headers, remote, id: id.clone(), params, body };
+            let request = Request { method, path, query, headers, params, body };
             let answered = ToItsEnd(Some(handler(request))).await.unwrap_or_else(|| {
                 tracing::error!(listener = shared.name, route = pattern, request_id = id, "a handler panicked");
                 Err(Problem::internal())
@@ -199,7 +191,7 @@ fn is_host(value: &HeaderValue) -> bool {
 }
 
 /// The client's own, where it is 1 to 64 of `[A-Za-z0-9_-]`.
-fn request_id(headers: &HeaderMap) -> String {
+pub(super) fn request_id(headers: &HeaderMap) -> String {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     match headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()) {
         Some(id) if (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.bytes().all(legal) => id.to_owned(),
@@ -208,7 +200,7 @@ fn request_id(headers: &HeaderMap) -> String {
 }
 
 /// What every answer carries.
-fn complete(headers: &mut HeaderMap, id: &str) {
+pub(super) fn complete(headers: &mut HeaderMap, id: &str) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a request id is letters, digits, _ and -"));

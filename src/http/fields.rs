@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -15,6 +15,10 @@ use hyper::StatusCode;
 
 /// The deepest nesting that is accepted; serde_json refuses to read deeper values later.
 const DEPTH_MAX: usize = 127;
+
+/// Members of one object, and items of one list, that are looked at. No request has a quarter of it; each is compared
+/// with all before it, and each can be a fault of its own.
+const MEMBERS_MAX: usize = 64;
 
 /// The members of a JSON object that nobody has taken yet, and the faults so far.
 ///
@@ -37,7 +41,8 @@ pub enum Words<'a> {
 
 impl<'a> Fields<'a> {
     /// Reads `text`, which must be one JSON object. 400 `not_utf8`, `invalid_json` with line and column, or
-    /// `too_deep`; 422 `wrong_type` where it is JSON but no object. A repeated member is noted as a fault.
+    /// `too_deep`; 422 `wrong_type` where it is JSON but no object, `too_many_fields` where it has too many members.
+    /// A repeated member is noted as a fault.
     pub fn parse(text: &'a [u8]) -> Result<Fields<'a>, Problem> {
         let text = std::str::from_utf8(text)
             .map_err(|e| Problem::bad_request("not_utf8", format!("Byte {} is not UTF-8.", e.valid_up_to())))?;
@@ -45,13 +50,17 @@ impl<'a> Fields<'a> {
             let detail = format!("The JSON is nested deeper than {DEPTH_MAX} levels.");
             return Err(Problem::bad_request("too_deep", detail));
         }
-        let Members(all) = serde_json::from_str(text).map_err(|e| match e.classify() {
+        let Members { all, are_more } = serde_json::from_str(text).map_err(|e| match e.classify() {
             Category::Data => Problem::unprocessable("", "wrong_type", "must be a JSON object."),
             Category::Syntax | Category::Eof | Category::Io => {
                 let detail = format!("The JSON is broken at line {}, column {}.", e.line(), e.column());
                 Problem::bad_request("invalid_json", detail)
             }
         })?;
+        if are_more {
+            let detail = format!("must have at most {MEMBERS_MAX} fields.");
+            return Err(Problem::unprocessable("", "too_many_fields", detail));
+        }
         let mut fields = Fields { members: Vec::with_capacity(all.len()), faults: Vec::new() };
         for (name, value) in all {
             if fields.members.iter().any(|(known, _)| *known == name) {
@@ -110,6 +119,10 @@ impl<'a> Fields<'a> {
             return self.string(name, value).map(Words::One);
         }
         let items: Vec<&'a RawValue> = self.typed(name, value, "must be an array.")?;
+        if items.len() > MEMBERS_MAX {
+            self.fault(name, "too_many_items", format!("must have at most {MEMBERS_MAX} items."));
+            return None;
+        }
         let mut words = Vec::with_capacity(items.len());
         for (i, item) in items.into_iter().enumerate() {
             words.extend(self.string(&format!("{name}[{i}]"), item));
@@ -181,7 +194,11 @@ impl<'a> Fields<'a> {
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// An object as it stands: in order, repeated names and all.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct Members<'a> {
+    all: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// More than [`MEMBERS_MAX`] stand there; the rest was only read over.
+    are_more: bool,
+}
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -195,11 +212,18 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
+                let mut members = Members { all: Vec::new(), are_more: false };
                 while let Some(Text(name)) = map.next_key()? {
-                    members.push((name, map.next_value()?));
+                    let value = map.next_value()?;
+                    members.are_more = members.all.len() == MEMBERS_MAX;
+                    if members.are_more {
+                        // To its end, so that what is broken behind it is still said to be broken.
+                        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                        break;
+                    }
+                    members.all.push((name, value));
                 }
-                Ok(Members(members))
+                Ok(members)
             }
         }
 
@@ -306,6 +330,27 @@ mod tests {
             let problem = Fields::parse(text).err().unwrap_or_else(|| panic!("{code} must be refused"));
             assert_eq!((problem.status.as_u16(), problem.code), (status, code), "{}", String::from_utf8_lossy(text));
         }
+    }
+
+    #[test]
+    fn more_members_than_any_request_has_are_one_fault() {
+        let object = |count: usize| {
+            let members: Vec<String> = (0..count).map(|n| format!("\"m{n}\":0")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let many = object(MEMBERS_MAX);
+        let fits = Fields::parse(many.as_bytes()).expect("as many as are looked at");
+        assert_eq!(fits.finish().expect_err("none is known").errors.len(), MEMBERS_MAX);
+        for count in [MEMBERS_MAX + 1, 100_000] {
+            let problem = Fields::parse(object(count).as_bytes()).err().expect("too many");
+            assert_eq!((problem.status.as_u16(), faults(&problem)), (422, vec![("", "too_many_fields")]));
+        }
+        let broken = object(100_000).replace("m99999\":0", "m99999\":x");
+        assert_eq!(Fields::parse(broken.as_bytes()).err().expect("broken").code, "invalid_json");
+        let list = format!("{{\"kinds\":[{}0]}}", "0,".repeat(MEMBERS_MAX));
+        let mut fields = Fields::parse(list.as_bytes()).expect("an object");
+        assert_eq!(fields.optional_words("kinds"), None);
+        assert_eq!(faults(&fields.finish().expect_err("too many")), [("kinds", "too_many_items")]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Never knows what an event is, who may do what, or what a path means; never calls out.
 
+mod bare;
 mod connection;
 mod fields;
 mod problem;
@@ -20,7 +21,7 @@ pub use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub use hyper::{Method, StatusCode};
 pub use problem::{FieldError, Problem};
 pub use query::Query;
-pub use request::{Form, Request};
+pub use request::{Form, Request, SMALL_BODY_BYTES_MAX};
 pub use response::{Body, Response};
 pub use route::{Router, Routes};
 pub use server::{Drained, Hooks, Limits, Server};

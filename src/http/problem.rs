@@ -53,6 +53,8 @@ struct Document<'a> {
 }
 
 impl Problem {
+    pub(super) const CONTENT_TYPE: &'static str = "application/problem+json";
+
     /// Any refusal.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
         Problem {
@@ -102,6 +104,18 @@ impl Problem {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
+    /// 503: the process ends.
+    pub fn stopping() -> Problem {
+        let detail = "The process is stopping. It is not certain whether this was stored; try again.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after_s(1)
+    }
+
+    /// 500: what the answer would be made of cannot be read. Logged here, and told to nobody outside.
+    pub fn unreadable(error: impl std::error::Error) -> Problem {
+        tracing::error!(%error, "the store cannot be read");
+        Problem::internal()
+    }
+
     /// The input has these faults, at least one. The code is that of the first.
     pub(super) fn of_faults(status: StatusCode, errors: Vec<FieldError>) -> Problem {
         let first = errors.first().expect("a problem of the input names at least one fault");
@@ -112,13 +126,6 @@ impl Problem {
             (_, count) => format!("{count} parts of the request are wrong; see errors."),
         };
         Problem { errors, ..Problem::new(status, code, detail) }
-    }
-
-    /// One more fault of the input.
-    #[must_use]
-    pub fn with_field(mut self, field: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Problem {
-        self.errors.push(FieldError { field: field.into(), code, detail: detail.into() });
-        self
     }
 
     /// With one more header.
@@ -142,8 +149,8 @@ impl Problem {
         self
     }
 
-    /// The answer on the wire.
-    pub fn into_response(self) -> Response {
+    /// What stands in the body.
+    pub(super) fn document(&self) -> Vec<u8> {
         let document = Document {
             kind: format!("urn:posthaste:problem:{}", self.code),
             title: title(self.code),
@@ -152,8 +159,12 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
         };
-        let text = serde_json::to_vec(&document).expect("strings and numbers are always JSON");
-        let mut answer = response::bytes(self.status, "application/problem+json", Bytes::from(text));
+        serde_json::to_vec(&document).expect("strings and numbers are always JSON")
+    }
+
+    /// The answer on the wire.
+    pub fn into_response(self) -> Response {
+        let mut answer = response::bytes(self.status, Self::CONTENT_TYPE, Bytes::from(self.document()));
         answer.headers_mut().extend(self.headers);
         if let Some(seconds) = self.retry_after_s {
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -68,6 +68,16 @@ impl<'a> Query<'a> {
         parsed
     }
 
+    /// `limit`, the most that a page holds: 1 to `max`.
+    pub fn limit(&mut self, default: usize, max: usize) -> usize {
+        let must = format!("must be a number from 1 to {max}.");
+        let limit = self.parsed::<usize>("limit", &must).unwrap_or(default);
+        if !(1..=max).contains(&limit) {
+            self.fault("limit", "invalid_parameter", must);
+        }
+        limit
+    }
+
     /// Notes a fault that the caller found.
     pub fn fault(&mut self, name: impl Into<String>, code: &'static str, detail: impl Into<String>) {
         self.faults.push(FieldError { field: name.into(), code, detail: detail.into() });

@@ -2,7 +2,6 @@
 //!
 //! Never prints itself: headers hold keys, queries and bodies hold what merchants own.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,8 @@ use super::stream::Progress;
 
 /// What is set aside for a body before its first byte has come, whatever its `Content-Length` claims.
 const FIRST_ALLOCATION_BYTES_MAX: usize = 16 * 1024;
+/// The longest body where a few short fields are asked for: a config, a name, a role.
+pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
 /// What a client is told to wait when too many bodies are in memory.
 const OVERLOAD_RETRY_AFTER_S: u32 = 1;
 
@@ -34,10 +35,6 @@ pub struct Request {
     pub query: Option<String>,
     /// Its headers.
     pub headers: HeaderMap,
-    /// Who is at the other end of the connection: a client, or the proxy before us.
-    pub remote: SocketAddr,
-    /// The client's `Request-Id`, or one of ours.
-    pub id: String,
     pub(super) params: Vec<(String, String)>,
     pub(super) body: Unread,
 }

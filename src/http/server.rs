@@ -90,7 +90,7 @@ pub struct Hooks {
     pub connections_broken: Counter,
     /// Calls of `accept` that failed.
     pub accept_failures: Counter,
-    /// Answers by class of status: 1xx to 5xx. What hyper answers by itself (400, 431 to what is not HTTP) is not
+    /// Answers to requests by class of status: 1xx to 5xx. What is answered to what is no request (400, 431) is not
     /// among them but among the broken connections.
     pub answers: [Counter; 5],
 }
@@ -166,7 +166,7 @@ impl Server {
                         continue;
                     };
                     let open = Open::count(&shared.hooks);
-                    let serving = connection::run(Arc::clone(&shared), stream, remote, draining.clone());
+                    let serving = connection::run(Arc::clone(&shared), stream, draining.clone());
                     connections.spawn(async move {
                         serving.await;
                         drop((open, place, slot));

@@ -1,7 +1,7 @@
 //! A client's byte stream under deadlines: for the first byte, for the head, for each write; and a close that
 //! lets the client read our last answer.
 //!
-//! Never looks at a byte. hyper has one timeout for idle connections and for heads, and none for clients that
+//! Never looks at a byte that comes in, and at none that goes out but to know an answer of hyper's own. hyper has one timeout for idle connections and for heads, and none for clients that
 //! do not read; an idle connection may last long, a head that drips may not.
 
 use std::io;
@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::bare;
 
 /// What the deadlines are.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +110,8 @@ pub(super) struct Stream<T> {
     /// The stage that `reading` was set for.
     reading_for: Option<Stage>,
     writing: Timer,
+    /// What is left of an answer that goes out in the place of one of hyper's own.
+    replacement: Option<Bytes>,
     is_shut: bool,
     lingered_bytes: usize,
 }
@@ -120,6 +125,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             reading: Timer::default(),
             reading_for: None,
             writing: Timer::default(),
+            replacement: None,
             is_shut: false,
             lingered_bytes: 0,
         }
@@ -143,6 +149,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             self.reading.clear();
         }
         self.reading.poll(cx, deadline)
+    }
+
+    /// Writes the bytes, or all that stands for them.
+    fn poll_write_out(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.replacement.is_none() && self.progress.stage() != Stage::Handling {
+            self.replacement = bare::replaced(bytes);
+        }
+        let Some(ours) = &mut self.replacement else { return Pin::new(&mut self.io).poll_write(cx, bytes) };
+        while !ours.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, ours))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => ours.advance(written),
+            }
+        }
+        self.replacement = None;
+        Poll::Ready(Ok(bytes.len()))
     }
 
     /// `written` as it is, or an error where the client has taken nothing for too long.
@@ -189,7 +211,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        let written = self.poll_write_out(cx, bytes);
         self.in_time(cx, written)
     }
 
@@ -198,7 +220,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        let written = match slices {
+            [bytes] => self.poll_write_out(cx, bytes),
+            _ => Pin::new(&mut self.io).poll_write_vectored(cx, slices),
+        };
         self.in_time(cx, written)
     }
 

@@ -240,16 +240,14 @@ fn refused(refusal: Refusal) -> Problem {
             let detail = "The disk is nearly full. Nothing was stored; try again when the operator has made room.";
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after_s(DISK_FULL_RETRY_AFTER_S)
         }
+        Refusal::TooLarge => {
+            let detail = "These lines are more than can be stored together. Nothing was stored; send fewer at a time.";
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_lines", detail)
+        }
         Refusal::Stopped => {
             let detail =
                 "The process is stopping. It is not certain whether this was stored; try again with the same id.";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after_s(OVERLOAD_RETRY_AFTER_S)
         }
     }
-}
-
-/// The store could not be read: logged here, and told to nobody outside.
-fn unreadable(error: &crate::outbox::StoreError) -> Problem {
-    tracing::error!(%error, "the store cannot be read");
-    Problem::internal()
 }

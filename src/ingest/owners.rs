@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{ID_LEN_MAX, Ingest, RefusedLine, read_lines, refused, unreadable, write_line};
+use super::{ID_LEN_MAX, Ingest, RefusedLine, read_lines, refused, write_line};
 use crate::http::{Fields, Problem, Request, Response, StatusCode, response};
 use crate::model::{MerchantId, OwnerKind};
 
@@ -43,7 +43,7 @@ pub(super) async fn put(ingest: Arc<Ingest>, mut request: Request) -> Result<Res
 pub(super) async fn get(ingest: Arc<Ingest>, request: Request) -> Result<Response, Problem> {
     ingest.require_producer(&request)?;
     let (kind, id) = named(&request)?;
-    let Some(merchant) = ingest.outbox.owner(kind, &id).map_err(|error| unreadable(&error))? else {
+    let Some(merchant) = ingest.outbox.owner(kind, &id).map_err(Problem::unreadable)? else {
         return Err(Problem::not_found("unknown_owner", format!("No merchant owns this {}.", kind.as_str())));
     };
     let owner = Owner { kind: kind.as_str(), id: id.to_string(), merchant_id: merchant.to_string() };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::{ID_LEN_MAX, Ingest, pointer, unreadable};
+use super::{ID_LEN_MAX, Ingest, pointer};
 use crate::http::{Fields, HeaderMap, Problem};
 use crate::model::{EventType, MerchantId, OwnerKind, Timestamp};
 use crate::outbox::{Idempotency, Submission};
@@ -131,7 +131,7 @@ impl Owners<'_> {
         let mut unowned = None;
         for (field, kind, id) in found {
             let Some(id) = id else { continue };
-            if let Some(merchant) = ingest.outbox.owner(kind, &id).map_err(|error| unreadable(&error))? {
+            if let Some(merchant) = ingest.outbox.owner(kind, &id).map_err(Problem::unreadable)? {
                 return Ok(merchant);
             }
             unowned = unowned.or(Some((field, kind)));

@@ -170,12 +170,12 @@ pub struct Sent {
     pub timestamp_s: i64,
     /// HMAC-SHA256 of the body with the current secret.
     pub signature: Option<[u8; 32]>,
-    /// HMAC-SHA256 of the body with the old secret.
+    /// HMAC-SHA256 of the body with the oldest secret in its grace: the header holds one.
     pub signature_old: Option<[u8; 32]>,
     /// HMAC-SHA256 of `id.timestamp.body` with the current key.
     pub standard: Option<[u8; 32]>,
-    /// HMAC-SHA256 of `id.timestamp.body` with the old key.
-    pub standard_old: Option<[u8; 32]>,
+    /// HMAC-SHA256 of `id.timestamp.body` with the key of every secret in its grace.
+    pub standards_old: Vec<[u8; 32]>,
 }
 
 /// What was kept of a response.

@@ -118,7 +118,48 @@ impl EndpointState {
     }
 }
 
-/// The secret before the current one, which still signs for a while.
+/// Whether deliveries leave, all told: the endpoint's own state, unless the operator has paused its merchant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As its own state says.
+    Own(EndpointState),
+    /// It is active, and the operator has paused its merchant.
+    Held,
+}
+
+impl Standing {
+    /// Of an endpoint in this state, whose merchant is paused or not.
+    pub fn of(state: EndpointState, merchant_is_paused: bool) -> Standing {
+        match state {
+            EndpointState::Active if merchant_is_paused => Standing::Held,
+            state => Standing::Own(state),
+        }
+    }
+
+    /// Whether deliveries leave.
+    pub fn leaves(self) -> bool {
+        self == Standing::Own(EndpointState::Active)
+    }
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Standing::Own(state) => state.as_str(),
+            Standing::Held => EndpointState::Paused.as_str(),
+        }
+    }
+
+    /// Why, where its merchant did not choose it.
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            Standing::Own(EndpointState::Active | EndpointState::Paused) => None,
+            Standing::Own(EndpointState::Disabled(reason)) => Some(reason.as_str()),
+            Standing::Held => Some("operator"),
+        }
+    }
+}
+
+/// A secret before the current one, which still signs for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldSecret {
     /// The replaced secret.
@@ -140,8 +181,9 @@ pub struct Endpoint {
     pub event_types: EventTypes,
     /// Signs every request, where set.
     pub secret: Option<Secret>,
-    /// Signs beside `secret` until its grace ends.
-    pub old_secret: Option<OldSecret>,
+    /// Each signs beside `secret` until its grace ends. The one replaced first stands first; at most
+    /// [`Endpoint::OLD_SECRETS_MAX`].
+    pub old_secrets: Vec<OldSecret>,
     /// Whether deliveries leave.
     pub state: EndpointState,
     /// When it was made.
@@ -151,9 +193,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The old secret, where its grace has not ended at `now`.
-    pub fn old_secret_at(&self, now: Timestamp) -> Option<&Secret> {
-        self.old_secret.as_ref().filter(|old| now < old.until).map(|old| &old.secret)
+    /// Secrets that were replaced and still sign. With one more the one replaced first signs no longer.
+    pub const OLD_SECRETS_MAX: usize = 4;
+
+    /// The old secrets whose grace has not ended at `now`, the one replaced first first.
+    pub fn old_secrets_at(&self, now: Timestamp) -> impl Iterator<Item = &OldSecret> {
+        self.old_secrets.iter().filter(move |old| now < old.until)
     }
 }
 

@@ -60,4 +60,6 @@ pub struct Merchant {
     pub name: Option<Arc<str>>,
     /// When it was first put.
     pub created_at: Timestamp,
+    /// Since when the operator holds all its deliveries back; absent: it does not.
+    pub paused_at: Option<Timestamp>,
 }

@@ -41,12 +41,25 @@ impl Timestamp {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
     }
 
-    /// From RFC 3339 text with any offset. `None` where it is not that, or not of the years 0000 to 9999.
+    /// From RFC 3339 text with any offset, rounded down. `None` where it is not that, or not of the years 0000 to 9999.
     pub fn parse(text: &str) -> Option<Timestamp> {
-        let ms = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
-        SHOWN_MS.contains(&ms).then_some(Timestamp(ms))
+        Timestamp::read(text).map(|(whole, _)| whole)
+    }
+
+    /// [`Timestamp::parse`], rounded up: the first millisecond that is not before it.
+    pub fn parse_up(text: &str) -> Option<Timestamp> {
+        Timestamp::read(text).map(|(whole, is_exact)| if is_exact { whole } else { whole.plus_ms(1) })
+    }
+
+    /// Rounded down, and whether nothing was lost by that.
+    fn read(text: &str) -> Option<(Timestamp, bool)> {
+        let ns = text.parse::<jiff::Timestamp>().ok()?.as_nanosecond();
+        let ms = i64::try_from(ns.div_euclid(NS_PER_MS)).ok()?;
+        SHOWN_MS.contains(&ms).then_some((Timestamp(ms), ns.rem_euclid(NS_PER_MS) == 0))
     }
 }
+
+const NS_PER_MS: i128 = 1_000_000;
 
 /// What RFC 3339 can show: the years 0000 to 9999, but for the last hours, which some offset moves into 10000.
 const SHOWN_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_207_200_000;
@@ -81,6 +94,20 @@ mod tests {
         for text in ["yesterday", "-000001-12-31T23:59:59Z", "9999-12-31T23:59:59Z"] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_millisecond_are_rounded() {
+        for (text, down, up) in [
+            ("1970-01-01T00:00:00.0005Z", 0, 1),
+            ("1970-01-01T00:00:00.001Z", 1, 1),
+            ("1970-01-01T00:00:00.001000001Z", 1, 2),
+            ("1969-12-31T23:59:59.9999Z", -1, 0),
+        ] {
+            let parsed = (Timestamp::parse(text), Timestamp::parse_up(text));
+            assert_eq!(parsed, (Some(Timestamp(down)), Some(Timestamp(up))), "{text}");
+        }
+        assert_eq!(Timestamp::parse_up("yesterday"), None);
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub struct Case<'a> {
     pub used: Option<&'a str>,
     /// The secret that signs.
     pub current: Option<&'a Secret>,
-    /// The secret before it, within its grace.
-    pub previous: Option<&'a Secret>,
+    /// The secrets before it, within their grace.
+    pub previous: &'a [&'a Secret],
     /// The exact bytes of the event, where it is known which one it is.
     pub sent: Option<&'a [u8]>,
 }
@@ -46,7 +46,7 @@ pub enum Writing {
 pub enum Key {
     /// The current secret.
     Current,
-    /// The previous secret.
+    /// A previous secret.
     Previous,
     /// The secret that the merchant says it uses, which is not configured.
     Used,
@@ -125,11 +125,10 @@ fn read(signature: &str) -> (Writing, Option<Digest>) {
 
 /// The likeliest first.
 fn keys(case: &Case<'_>) -> Vec<(Key, Vec<u8>)> {
-    let configured = [(Key::Current, case.current), (Key::Previous, case.previous)];
-    let mut keys: Vec<(Key, Vec<u8>)> =
-        configured.iter().filter_map(|(key, secret)| Some((*key, secret.as_ref()?.expose().into()))).collect();
-    let texts: Vec<&str> =
-        configured.iter().filter_map(|(_, secret)| secret.map(Secret::expose)).chain(case.used).collect();
+    let previous = case.previous.iter().map(|secret| (Key::Previous, secret.expose()));
+    let configured = case.current.map(|secret| (Key::Current, secret.expose())).into_iter().chain(previous);
+    let mut keys: Vec<(Key, Vec<u8>)> = configured.clone().map(|(key, text)| (key, text.into())).collect();
+    let texts: Vec<&str> = configured.map(|(_, text)| text).chain(case.used).collect();
     if let Some(used) = case.used.filter(|used| !used.is_empty()) {
         keys.push((Key::Used, used.into()));
     }
@@ -200,8 +199,7 @@ mod tests {
 
     fn diagnosed(body: &str, signature: &str, used: Option<&str>) -> Diagnosis {
         let (current, previous) = (Secret::new(SECRET).unwrap(), Secret::new("the one before").unwrap());
-        let (current, previous) = (Some(&current), Some(&previous));
-        diagnose(&Case { body, signature, used, current, previous, sent: None })
+        diagnose(&Case { body, signature, used, current: Some(&current), previous: &[&previous], sent: None })
     }
 
     #[test]
@@ -255,7 +253,7 @@ mod tests {
         let body = SENT.replace("12.50", "12.5");
         let sent = Some(SENT.as_bytes());
         let case =
-            Case { body: &body, signature: &signature, used: None, current: Some(&current), previous: None, sent };
+            Case { body: &body, signature: &signature, used: None, current: Some(&current), previous: &[], sent };
         let found = diagnose(&case);
         assert_eq!(found.fit, Some((Key::Current, Body::AsSent)));
         assert_eq!(found.differs_at, Some(SENT.find("0\",\"tags").unwrap()));

@@ -18,17 +18,17 @@ pub(super) const BASE64_SECRET_PREFIX: &str = "whsec_";
 const VERSION_PREFIX: &str = "v1,";
 
 /// Everything by which a receiver can tell that this request is ours. An endpoint without a secret gets
-/// the timestamp only; an old secret signs beside the current one until its grace ends.
+/// the timestamp only. Old secrets sign beside the current one until their grace ends: all of them in
+/// `webhook-signature`, and the oldest in `X-Webhook-Signature-Previous`, which holds one signature.
 pub fn sign(endpoint: &Endpoint, event: EventId, now: Timestamp, body: &[u8]) -> Sent {
     let mut sent = Sent { timestamp_s: now.as_s(), ..Sent::default() };
     let Some(secret) = &endpoint.secret else { return sent };
     let prefix = format!("{event}.{}.", sent.timestamp_s);
     sent.signature = Some(body_digest(secret, body));
     sent.standard = Some(standard_digest(secret, &prefix, body));
-    if let Some(old) = endpoint.old_secret_at(now) {
-        sent.signature_old = Some(body_digest(old, body));
-        sent.standard_old = Some(standard_digest(old, &prefix, body));
-    }
+    let mut old = endpoint.old_secrets_at(now).map(|old| &old.secret).peekable();
+    sent.signature_old = old.peek().map(|oldest| body_digest(oldest, body));
+    sent.standards_old = old.map(|old| standard_digest(old, &prefix, body)).collect();
     sent
 }
 
@@ -39,11 +39,11 @@ pub fn hex(digest: &Digest) -> String {
     nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
 }
 
-/// The value of `webhook-signature`: `v1,<base64>`, and during a grace ` v1,<base64>` of the old secret.
+/// The value of `webhook-signature`: `v1,<base64>`, and ` v1,<base64>` of each secret in its grace.
 /// `None` where nothing was signed.
 pub fn standard(sent: &Sent) -> Option<String> {
     let mut value = format!("{VERSION_PREFIX}{}", BASE64.encode(sent.standard?));
-    if let Some(old) = sent.standard_old {
+    for old in &sent.standards_old {
         value.push(' ');
         value.push_str(VERSION_PREFIX);
         BASE64.encode_string(old, &mut value);
@@ -168,7 +168,7 @@ mod tests {
             url: Arc::from("https://example.com/"),
             event_types: EventTypes::EVERY,
             secret: current.map(secret),
-            old_secret: old.map(|old| OldSecret { secret: secret(old), until: Timestamp::MAX }),
+            old_secrets: old.iter().map(|old| OldSecret { secret: secret(old), until: Timestamp::MAX }).collect(),
             state: EndpointState::Active,
             created_at: NOW,
             updated_at: NOW,
@@ -243,10 +243,27 @@ mod tests {
         assert!(verify(&secret("new"), BODY, &hex(&during.signature.unwrap())));
         assert!(verify(&secret("old"), BODY, &hex(&during.signature_old.unwrap())));
         assert_eq!(standard(&during).unwrap().split(' ').count(), 2);
-        endpoint.old_secret.as_mut().unwrap().until = NOW;
+        endpoint.old_secrets[0].until = NOW;
         let after = sign(&endpoint, event(), NOW, BODY);
-        assert_eq!((after.signature_old, after.standard_old), (None, None));
+        assert_eq!((after.signature_old, &after.standards_old), (None, &Vec::new()));
         assert_eq!(standard(&after).unwrap().split(' ').count(), 1);
+    }
+
+    #[test]
+    fn every_secret_in_its_grace_signs_and_the_oldest_in_both_ways() {
+        let mut endpoint = endpoint(Some("third"), None);
+        let old = |text, until| OldSecret { secret: secret(text), until };
+        endpoint.old_secrets = vec![old("over", NOW), old("first", Timestamp::MAX), old("second", Timestamp::MAX)];
+        let sent = sign(&endpoint, event(), NOW, BODY);
+        assert!(verify(&secret("third"), BODY, &hex(&sent.signature.unwrap())));
+        assert!(verify(&secret("first"), BODY, &hex(&sent.signature_old.unwrap())));
+        let (id, timestamp, signature) = (event().to_string(), sent.timestamp_s.to_string(), standard(&sent).unwrap());
+        let headers = StandardHeaders { id: &id, timestamp: &timestamp, signature: &signature };
+        let verdict = |text| verify_standard(&secret(text), headers, BODY, NOW, TOLERANCE_S);
+        for text in ["first", "second", "third"] {
+            assert_eq!(verdict(text), Ok(()), "{text}");
+        }
+        assert_eq!(verdict("over"), Err(SignatureFault::Mismatch));
     }
 
     #[test]

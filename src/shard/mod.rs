@@ -226,13 +226,6 @@ impl Shard {
         self.arrange(endpoint);
     }
 
-    /// Sets the gate. An endpoint that is not known has nothing that could leave or be canceled.
-    pub fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
-        let Some(queue) = self.queues.get_mut(&endpoint) else { return };
-        queue.gate = gate;
-        self.arrange(endpoint);
-    }
-
     /// Takes a delivery that the store has just recorded for the first time. One for an endpoint that is
     /// not known was overtaken by the endpoint's deletion, and will be canceled.
     pub fn accept(&mut self, mut delivery: Delivery) {

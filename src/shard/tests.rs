@@ -84,6 +84,10 @@ fn wanted(shard: &mut Shard, now_ms: i64) -> Vec<String> {
     actions.map(name).collect()
 }
 
+fn gate(shard: &mut Shard, gate: Gate) {
+    shard.open(A, merchant("acme"), gate, false);
+}
+
 fn succeed(shard: &mut Shard, number: u64) -> Settled {
     shard.settle(at(200), A, event(number.into()), &Outcome::Success { status: 200 }, 0.5)
 }
@@ -96,11 +100,11 @@ fn fail(shard: &mut Shard, number: u64, status: u16) -> Settled {
 fn a_held_endpoint_keeps_nothing_in_memory_and_goes_on_where_it_was() {
     let mut shard = shard(Limits::default());
     shard.accept(delivery(A, 1, 10));
-    shard.gate(A, Gate::Held);
+    gate(&mut shard, Gate::Held);
     shard.accept(delivery(A, 2, 20));
     assert_eq!(wanted(&mut shard, 100), [""; 0]);
     assert_eq!((shard.next_wake(), shard.oldest_due(), shard.figures().windowed), (None, None, 0));
-    shard.gate(A, Gate::Open);
+    gate(&mut shard, Gate::Open);
     assert_eq!(wanted(&mut shard, 100), ["page of 128 from 10 1"]);
     shard.refill(A, page(&[delivery(A, 1, 10), delivery(A, 2, 20)], false));
     assert_eq!(wanted(&mut shard, 100), ["attempt 1", "attempt 2"]);
@@ -190,9 +194,9 @@ fn a_page_that_fails_is_asked_for_again_from_the_smallest_key_that_left_memory()
     let expect = ["attempt 1", "attempt 2", "attempt 3", "attempt 4", "page of 4 from 6 6"];
     assert_eq!(wanted(&mut shard, 100), expect);
     // 5 still waits in memory, and leaves it while the page is outstanding.
-    shard.gate(A, Gate::Held);
+    gate(&mut shard, Gate::Held);
     shard.refill_failed(A);
-    shard.gate(A, Gate::Open);
+    gate(&mut shard, Gate::Open);
     assert_eq!(wanted(&mut shard, 100), ["page of 5 from 5 5"]);
 }
 
@@ -242,7 +246,7 @@ fn deletion_cancels_what_waits_and_what_fails_and_then_forgets() {
         shard.accept(delivery(A, number, number as i64));
     }
     assert_eq!(wanted(&mut shard, 100), ["attempt 1", "attempt 2"]);
-    shard.gate(A, Gate::Closed);
+    gate(&mut shard, Gate::Closed);
     assert_eq!((wanted(&mut shard, 100), shard.next_wake()), (vec!["cancel 3".to_owned()], None));
     assert_eq!(succeed(&mut shard, 1).verdict, Verdict::Delivered, "it had left already");
     let settled = fail(&mut shard, 2, 410);
@@ -273,7 +277,7 @@ fn deletion_reaches_what_is_on_disk_before_it_is_due_and_is_paced() {
 #[test]
 fn an_acceptance_that_the_deletion_overtook_is_canceled() {
     let mut shard = shard(Limits::default());
-    shard.gate(A, Gate::Closed);
+    gate(&mut shard, Gate::Closed);
     assert_eq!(shard.figures().endpoints, 0);
     shard.accept(delivery(A, 1, 10));
     assert_eq!(wanted(&mut shard, 0), ["cancel 1"]);
@@ -292,7 +296,7 @@ fn gone_holds_the_endpoint_and_the_delivery_is_still_owed() {
     let Verdict::RetryAt(due) = settled.verdict else { panic!("{:?}", settled.verdict) };
     shard.confirm(Delivery { due, attempts: 1, ..with_status(Status::Retrying, &settled.delivery) });
     assert_eq!((wanted(&mut shard, 1_000_000), shard.figures().windowed), (vec![], 0));
-    shard.gate(A, Gate::Open);
+    gate(&mut shard, Gate::Open);
     assert_eq!(wanted(&mut shard, 1_000_000), ["page of 128 from 20 2"]);
 }
 

@@ -11,7 +11,7 @@ use super::index::value::{self, Owed};
 use super::index::{Entry, Index, apply, key};
 use super::journal::carried::{CarriedV1, KeptV1};
 use super::journal::codec::{self, AcceptedV1, SettledV1};
-use super::journal::{Kind, Segments};
+use super::journal::{Header, Kind, Segments};
 use super::{Answer, Change, Settlement, StoreError};
 use crate::model::{Delivery, EventId, Location, Status};
 
@@ -68,8 +68,8 @@ impl Bundle {
     }
 }
 
-/// The records of every attempt that is kept, first one first.
-fn chain(segments: &Segments, newest: Option<Location>) -> Result<Vec<(SettledV1, Bytes)>, StoreError> {
+/// The records of every attempt that is kept, first one first: from the newest back to where some are lost.
+pub(super) fn chain(segments: &Segments, newest: Option<Location>) -> Result<Vec<(SettledV1, Bytes)>, StoreError> {
     let mut attempts = Vec::new();
     let mut next = newest;
     while let Some(location) = next {
@@ -80,12 +80,25 @@ fn chain(segments: &Segments, newest: Option<Location>) -> Result<Vec<(SettledV1
         if record.header.kind == Kind::Lost {
             break;
         }
+        expect(&record.header, Kind::is_attempt, location)?;
         let meta: SettledV1 = codec::decode(&record.meta).map_err(index_fault)?;
         next = meta.last_attempt.map(Location);
         attempts.push((meta, record.payload));
     }
     attempts.reverse();
     Ok(attempts)
+}
+
+/// The record at a location is of the kind that whatever points to it says.
+pub(super) fn expect(header: &Header, wanted: fn(Kind) -> bool, location: Location) -> Result<(), StoreError> {
+    if wanted(header.kind) && header.is_understood() {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt(format!(
+        "the record at byte {} of segment {} is not of the kind that points to it",
+        location.offset(),
+        location.segment()
+    )))
 }
 
 impl Committer {

@@ -295,7 +295,7 @@ impl Committer {
         codec::encode_into(&mut self.batch.body, &bodies);
         if self.batch.body.len() > PAYLOAD_LEN_MAX {
             // A list is one record, or it could be torn apart.
-            let _ = answer.send(Err(Refusal::Overloaded));
+            let _ = answer.send(Err(Refusal::TooLarge));
             return;
         }
         for change in &changes {

@@ -58,6 +58,7 @@ enum Line {
         id: String,
         name: Option<String>,
         created_at: String,
+        paused_at: Option<String>,
     },
     Endpoint {
         id: u64,
@@ -165,6 +166,7 @@ impl Export<'_> {
                 id: merchant.id.to_string(),
                 name: merchant.name.as_deref().map(str::to_owned),
                 created_at: merchant.created_at.to_string(),
+                paused_at: merchant.paused_at.map(|at| at.to_string()),
             })?;
         }
         for endpoint in catalog.endpoints {

@@ -440,14 +440,19 @@ mod tests {
         let store = store.get_or_init(|| MemoryStore::new(Arc::new(SystemClock), Arc::new(SystemEntropy), sink));
         let merchant: MerchantId = "acme".parse().expect("a legal id");
         let put = store.change(vec![
-            Change::PutMerchant(Merchant { id: merchant.clone(), name: None, created_at: Timestamp::ZERO }),
+            Change::PutMerchant(Merchant {
+                id: merchant.clone(),
+                name: None,
+                created_at: Timestamp::ZERO,
+                paused_at: None,
+            }),
             Change::PutEndpoint(Endpoint {
                 id: EndpointId(1),
                 merchant: merchant.clone(),
                 url: "https://acme.example/".into(),
                 event_types: EventTypes::EVERY,
                 secret: None,
-                old_secret: None,
+                old_secrets: Vec::new(),
                 state: EndpointState::Active,
                 created_at: Timestamp::ZERO,
                 updated_at: Timestamp::ZERO,

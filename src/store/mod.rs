@@ -95,6 +95,9 @@ pub enum Refusal {
     /// Free disk space is under the floor.
     #[error("free disk space is under the configured floor")]
     DiskFull,
+    /// What belongs together is more than a record holds: it will not be taken the next time either.
+    #[error("a list of changes is longer than a record can be")]
+    TooLarge,
     /// The store is shutting down, or has failed.
     #[error("the store is shutting down")]
     Stopped,

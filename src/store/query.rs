@@ -6,14 +6,14 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::carry::accepted_of;
+use super::carry::{accepted_of, chain, expect};
 use super::damage::Damage;
 use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, AcceptedV1, AttemptV1, EndpointV1, KeyV1, MerchantV1, SettledV1};
-use super::journal::{Header, Kind, Segments};
+use super::journal::codec::{self, AcceptedV1, AttemptV1, EndpointV2, KeyV1, MerchantV2, SettledV1};
+use super::journal::{Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
     Attempt, Delivery, DueKey, EndpointId, Event, EventId, EventType, Location, MerchantId, OwnerKind, Status,
@@ -35,11 +35,11 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
     let merchants = merchants
         .pairs
         .iter()
-        .map(|(_, bytes)| value::decode::<MerchantV1>(bytes)?.into_merchant().map_err(index_fault));
+        .map(|(_, bytes)| value::decode::<MerchantV2>(bytes)?.into_merchant().map_err(index_fault));
     let endpoints = endpoints
         .pairs
         .iter()
-        .map(|(_, bytes)| value::decode::<EndpointV1>(bytes)?.into_endpoint().map_err(index_fault));
+        .map(|(_, bytes)| value::decode::<EndpointV2>(bytes)?.into_endpoint().map_err(index_fault));
     let keys = keys.pairs.iter().map(|(_, bytes)| value::decode::<KeyV1>(bytes)?.into_key().map_err(index_fault));
     Ok(Catalog {
         merchants: merchants.collect::<Result<_, _>>()?,
@@ -107,7 +107,7 @@ pub(super) fn page(
                 (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
                 continue;
             }
-            let (item, _) = match item(segments, &runs[run], id, &entry) {
+            let item = match item(segments, &runs[run], id, &entry) {
                 // Dropped or copied forward after the look: looking again tells which.
                 Err(_) if !segments.keeps(entry.location) && looks < LOOKS_MAX => {
                     looks += 1;
@@ -115,7 +115,7 @@ pub(super) fn page(
                 }
                 Err(error) if error.is_damage() => {
                     damage.met(id, &error);
-                    (remains(segments, &runs[run], id, &entry), None)
+                    remains(segments, &runs[run], id, &entry)
                 }
                 item => item?,
             };
@@ -178,9 +178,9 @@ fn read(
     id: EventId,
     entry: &Entry,
 ) -> Result<(HistoryItem, Event, Vec<Attempt>), StoreError> {
-    let (item, last) = item(segments, run, id, entry)?;
+    let item = item(segments, run, id, entry)?;
     let event = event(segments, entry.location)?;
-    Ok((item, event, attempts(segments, entry.last_attempt, last)?))
+    Ok((item, event, attempts(segments, entry.last_attempt)?))
 }
 
 /// The event of a delivery: where the delivery says that it stands, or where it was copied to since.
@@ -238,43 +238,18 @@ fn settled(event: &Event, item: &HistoryItem, endpoint: EndpointId, entry: &Entr
     }
 }
 
-/// Every attempt from the newest back to the first, turned round.
-fn attempts(
-    segments: &Segments,
-    newest: Option<Location>,
-    last: Option<SettledV1>,
-) -> Result<Vec<Attempt>, StoreError> {
-    let mut attempts = Vec::with_capacity(last.map_or(0, |meta| meta.attempts as usize).min(1024));
-    let mut next = newest;
-    while let Some(location) = next {
-        let record = match segments.read(location) {
-            Err(_) if segments.is_lost(location) => break,
-            record => record?,
-        };
-        if record.header.kind == Kind::Lost {
-            break;
-        }
-        expect(&record.header, Kind::is_attempt, location)?;
-        let meta: SettledV1 = codec::decode(&record.meta).map_err(index_fault)?;
-        next = meta.last_attempt.map(Location);
-        if let Some(attempt) = meta.attempt {
-            attempts.push(attempt.into_attempt(&record.payload).map_err(index_fault)?);
-        }
-    }
-    attempts.reverse();
-    Ok(attempts)
+/// Every attempt that is kept, first one first.
+fn attempts(segments: &Segments, newest: Option<Location>) -> Result<Vec<Attempt>, StoreError> {
+    let records = chain(segments, newest)?.into_iter();
+    let attempts = records.filter_map(|(meta, response)| Some(meta.attempt?.into_attempt(&response)));
+    attempts.collect::<Result<_, _>>().map_err(index_fault)
 }
 
-/// One line of history, and the record of the newest attempt.
-fn item(
-    segments: &Segments,
-    run: &Run,
-    id: EventId,
-    entry: &Entry,
-) -> Result<(HistoryItem, Option<SettledV1>), StoreError> {
+/// One line of history.
+fn item(segments: &Segments, run: &Run, id: EventId, entry: &Entry) -> Result<HistoryItem, StoreError> {
     let accepted = accepted_at(segments, entry.location)?;
     let last = entry.last_attempt.map(|location| settled_at(segments, location)).transpose()?;
-    Ok((line(run, id, entry, Some(&accepted), last.as_ref())?, last))
+    line(run, id, entry, Some(&accepted), last.as_ref())
 }
 
 /// The line of an event of which a record is damaged.
@@ -342,15 +317,4 @@ fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], s
     runs.sort_unstable();
     runs.dedup();
     runs
-}
-
-fn expect(header: &Header, wanted: fn(Kind) -> bool, location: Location) -> Result<(), StoreError> {
-    if wanted(header.kind) && header.is_understood() {
-        return Ok(());
-    }
-    Err(StoreError::Corrupt(format!(
-        "the record at byte {} of segment {} is not of the kind that points to it",
-        location.offset(),
-        location.segment()
-    )))
 }

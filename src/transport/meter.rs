@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The most interim answers before the answer.
 const INTERIM_MAX: u32 = 8;
-/// The most bytes up to the end of the answer's head, interim answers included.
+/// The most bytes up to the end of the answer's head, interim answers included. The head's own limit is no greater.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// In `HTTP/1.1 103`: where the first digit of the status stands.
 const STATUS_AT: usize = 9;

@@ -45,9 +45,10 @@ pub struct Headline<'a> {
     pub payload_len: usize,
 }
 
-/// The headers of a request as names and values, but for `Host`, which is the URL's of that time.
+/// The headers of a request as names and values, but for those of which nothing is kept: `Host` was the URL's of that
+/// time, `User-Agent` that of the version which sent it.
 pub fn shown_headers(headline: &Headline<'_>, sent: &Sent) -> Vec<(String, String)> {
-    let headers = headers(None, headline, sent, &HeaderValue::from_static(USER_AGENT_TEXT)).unwrap_or_default();
+    let headers = headers(None, None, headline, sent).unwrap_or_default();
     let shown = |(name, value): (&HeaderName, &HeaderValue)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
@@ -72,17 +73,24 @@ pub(super) fn request(
         traceparent: parcel.traceparent.as_deref(),
         payload_len: parcel.payload.len(),
     };
-    *request.headers_mut() = headers(Some(target.authority()), &headline, sent, user_agent)?;
+    *request.headers_mut() = headers(Some(target.authority()), Some(user_agent), &headline, sent)?;
     Some(request)
 }
 
-fn headers(host: Option<String>, headline: &Headline<'_>, sent: &Sent, user_agent: &HeaderValue) -> Option<HeaderMap> {
+fn headers(
+    host: Option<String>,
+    user_agent: Option<&HeaderValue>,
+    headline: &Headline<'_>,
+    sent: &Sent,
+) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(16);
     if let Some(host) = host {
         headers.insert(HOST, text(host)?);
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, user_agent.clone());
+    if let Some(user_agent) = user_agent {
+        headers.insert(USER_AGENT, user_agent.clone());
+    }
     if let Some(digest) = &sent.signature {
         headers.insert(X_WEBHOOK_SIGNATURE, text(signature::hex(digest))?);
     }

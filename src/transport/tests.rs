@@ -59,7 +59,7 @@ fn endpoint(url: &str) -> Endpoint {
         url: Arc::from(url),
         event_types: EventTypes::EVERY,
         secret: Some(Secret::new("new secret").unwrap()),
-        old_secret: None,
+        old_secrets: Vec::new(),
         state: EndpointState::Active,
         created_at: Timestamp::ZERO,
         updated_at: Timestamp::ZERO,
@@ -97,6 +97,6 @@ fn assert_delivered(attempt: &Attempt) {
     assert_eq!(attempt.outcome, Outcome::Success { status: 200 }, "{attempt:?}");
 }
 
-fn grace(secret: &str) -> Option<OldSecret> {
-    Some(OldSecret { secret: Secret::new(secret).unwrap(), until: Timestamp::MAX })
+fn grace(secret: &str) -> Vec<OldSecret> {
+    vec![OldSecret { secret: Secret::new(secret).unwrap(), until: Timestamp::MAX }]
 }

@@ -295,7 +295,7 @@ async function debug({ app, guest, page }) {
   await page.goto(`${app.home}/tools`);
   const cases = [
     [sent, right, secret, "", "The signature matches"],
-    [sent, headers["x-webhook-signature-previous"], "", "", "matches the previous secret"],
+    [sent, headers["x-webhook-signature-previous"], "", "", "matches a previous secret"],
     [JSON.stringify(JSON.parse(sent), null, 2), right, "", "", "parsed and serialised again"],
     [sent, Buffer.from(right, "hex").toString("base64"), "", "", "This is base64"],
     [`${sent}\n`, right, "", "", "line break at its end"],

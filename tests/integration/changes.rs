@@ -269,10 +269,13 @@ fn a_grace_ends_by_itself_and_with_the_secret() {
     eventually("the grace is over", || (replaced.elapsed() > Duration::from_millis(2_100)).then_some(()));
     assert_eq!(previous(&merchant, 1), (false, 1));
     merchant.configure(&config(json!("third"), 3600));
-    merchant.configure(&config(json!("third"), 0));
+    merchant.configure(&config(json!("third"), 60));
     assert_eq!(previous(&merchant, 2), (true, 2), "the same secret again is no replacement");
+    merchant.configure(&config(json!("third"), 0));
+    assert_eq!(previous(&merchant, 3), (false, 1), "no grace ends the one that has begun");
+    merchant.configure(&config(json!("second"), 3600));
     merchant.configure(&config(json!(null), 3600));
-    assert_eq!(previous(&merchant, 3), (false, 0), "without a secret nothing is signed");
+    assert_eq!(previous(&merchant, 4), (false, 0), "without a secret nothing is signed");
     merchant.configure(&config(json!("fourth"), 3600));
-    assert_eq!(previous(&merchant, 4), (false, 1), "there was none to replace");
+    assert_eq!(previous(&merchant, 5), (false, 1), "there was none to replace");
 }

@@ -330,6 +330,21 @@ fn pause_keeps_resume_delivers_delete_asks_first() {
 }
 
 #[test]
+fn a_merchant_that_the_operator_holds_back_is_told_so() {
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    appliance.merchant_at("acme", &receiver);
+    let mut browser = Browser::of(&appliance, "acme");
+    const HELD: &str = "Your provider holds deliveries back";
+    assert!(!browser.page(HOME).contains(HELD));
+    appliance.operator().put("/admin/v1/merchants/acme/pause", &json!({})).expect(200);
+    assert!(browser.page(HOME).contains(HELD));
+    browser.post("/settings/webhooks/pause", &[]);
+    assert!(browser.page(HOME).contains("Delivery is switched off"), "its own pause is its own to end");
+    browser.post("/settings/webhooks/resume", &[]);
+    assert!(browser.page(HOME).contains(HELD));
+}
+
+#[test]
 fn the_log_is_filtered_by_shareable_links_and_paged_by_cursor() {
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::scripted(|_| Reply::Status(500)));
     let merchant = appliance.merchant_at("acme", &receiver);

@@ -121,6 +121,10 @@ fn ranges_of_time_bound_what_is_shown() {
     assert_eq!(count(&format!("created[gt]={middle}")), 1);
     assert_eq!(count(&format!("created[lte]={middle}")), 2);
     assert_eq!(count(&format!("created[lt]={middle}")), 1);
+    let after = middle.replace('Z', "5Z");
+    for (bound, expected) in [("gte", 1), ("gt", 1), ("lte", 2), ("lt", 2)] {
+        assert_eq!(count(&format!("created[{bound}]={after}")), expected, "{bound} half a millisecond after it");
+    }
     assert_eq!(count(&format!("created%5Bgte%5D={middle}&created%5Blte%5D={middle}")), 1);
     assert_eq!(count("created[gte]=2999-01-01T00:00:00Z"), 0);
     assert_eq!(count("created[lt]=2999-01-01T00:00:00%2B02:00"), 3);

@@ -2,9 +2,12 @@
 //!
 //! Never lets a key be seen twice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
-use crate::harness::{Appliance, Client, Receiver, Reply, eventually};
+use crate::harness::{Appliance, Client, Merchant, Receiver, Reply, eventually};
 
 #[test]
 fn merchants_are_put_read_listed_and_removed() {
@@ -125,6 +128,9 @@ fn figures_are_true() {
         ("posthaste_limit{name=\"page\"}", 128.0),
         ("posthaste_limit{name=\"pages\"}", 4.0),
         ("posthaste_limit{name=\"settling\"}", 16_384.0),
+        ("posthaste_limit{name=\"small_body_bytes\"}", 16384.0),
+        ("posthaste_listener_limit{listener=\"public\",name=\"connections_per_ip\"}", 256.0),
+        ("posthaste_listener_limit{listener=\"admin\",name=\"head_seconds\"}", 5.0),
         ("posthaste_http_requests_total{listener=\"ingest\",class=\"2xx\"}", 4.0),
     ] {
         assert_eq!(appliance.metric(name), expected, "{name}");
@@ -162,6 +168,87 @@ fn endpoints_are_listed_by_state() {
     let active = operator.get("/admin/v1/endpoints?state=active").expect(200);
     assert_eq!(active["data"].as_array().expect("a list").len(), 1);
     assert_eq!(operator.get("/admin/v1/endpoints").expect(200)["data"].as_array().expect("a list").len(), 2);
+}
+
+#[test]
+fn an_endpoint_that_fails_is_listed_until_it_succeeds() {
+    let well = Arc::new(AtomicBool::new(false));
+    let answers = Arc::clone(&well);
+    let receiver = Receiver::scripted(move |_| Reply::Status(if answers.load(Ordering::Relaxed) { 200 } else { 500 }));
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "1h")]);
+    let (mut failing, healthy) = (appliance.merchant_at("acme", &receiver), Receiver::start());
+    let mut other = appliance.merchant_at("globex", &healthy);
+    let id = appliance.submit(&failing, "card_state", &json!({}));
+    failing.wait_for_status(&id, "retrying");
+    let fine = appliance.submit(&other, "card_state", &json!({}));
+    other.wait_for_status(&fine, "delivered");
+    let mut operator = appliance.operator();
+    let mut listed = |state: &str| -> Vec<String> {
+        let page = operator.get(&format!("/admin/v1/endpoints?state={state}")).expect(200);
+        let of =
+            |line: &Value| (line["merchant_id"].as_str().expect("an id").to_owned(), line["failing_since"].clone());
+        let lines: Vec<_> = page["data"].as_array().expect("a list").iter().map(of).collect();
+        assert!(lines.iter().all(|(id, since)| since.is_string() == (id == "acme") || state != "failing"), "{page}");
+        lines.into_iter().map(|(id, _)| id).collect()
+    };
+    assert_eq!(listed("failing"), ["acme"]);
+    assert_eq!(listed("active"), ["acme", "dev", "globex"], "what fails is active all the same");
+    failing.configure(&json!({ "url": receiver.url(), "enabled": false }));
+    assert_eq!(listed("failing"), [""; 0], "what is switched off makes no attempts");
+    well.store(true, Ordering::Relaxed);
+    failing.configure(&json!({ "url": receiver.url() }));
+    assert_eq!(listed("failing"), ["acme"]);
+    assert_eq!(failing.api.post(&format!("/api/v2/webhooks/events/{id}/resend"), &json!({})).status, 202);
+    failing.wait_for_status(&id, "delivered");
+    assert_eq!(listed("failing"), [""; 0]);
+}
+
+#[test]
+fn a_paused_merchant_is_held_durably_and_loses_nothing() {
+    const PAUSE: &str = "/admin/v1/merchants/acme/pause";
+    const CONFIG: &str = "/api/v2/webhooks/config";
+    let (receiver, healthy) = (Receiver::start(), Receiver::start());
+    let temporary = tempfile::tempdir().expect("a directory");
+    let appliance = Appliance::start_in(temporary.path(), &[]);
+    let mut held = appliance.merchant_at("acme", &receiver);
+    let mut other = appliance.merchant_at("globex", &healthy);
+    let mut operator = appliance.operator();
+    let paused = operator.put(PAUSE, &json!({})).expect(200);
+    assert!(paused["paused_at"].is_string(), "{paused}");
+    assert_eq!(operator.put(PAUSE, &json!({})).expect(200), paused, "pausing twice is pausing once");
+    operator.put("/admin/v1/merchants/acme", &json!({ "name": "Acme" })).expect(200);
+    let first = appliance.submit(&held, "card_state", &json!({ "n": 1 }));
+    let fine = appliance.submit(&other, "card_state", &json!({}));
+    other.wait_for_status(&fine, "delivered");
+    let config = held.api.get(CONFIG).expect(200);
+    let shown = (&config["enabled"], &config["state"], &config["state_reason"]);
+    assert_eq!(shown, (&json!(true), &json!("paused"), &json!("operator")));
+    let set = held.api.put(CONFIG, &json!({ "url": receiver.url(), "enabled": true })).expect(200);
+    assert_eq!(set["state"], "paused", "it is not the merchant's to resume");
+    let listed = operator.get("/admin/v1/endpoints?state=paused").expect(200);
+    assert_eq!(listed["data"][0]["state_reason"], "operator");
+    assert_eq!(operator.get("/admin/v1/stats").expect(200)["merchants_paused"], 1);
+    let key = held.key.clone();
+    appliance.kill();
+    let appliance = Appliance::start_in(temporary.path(), &[]);
+    let api = Client::new(appliance.says("public"), Some(&key));
+    let mut held = Merchant { id: "acme".to_owned(), key, api };
+    let second = appliance.submit(&held, "card_state", &json!({ "n": 2 }));
+    let other = appliance.submit(&appliance.dev_merchant(), "card_state", &json!({}));
+    appliance.dev_merchant().wait_for_status(&other, "delivered");
+    assert_eq!((held.event(&first)["status"].clone(), receiver.count()), (json!("pending"), 0), "also after a crash");
+    let mut operator = appliance.operator();
+    assert_eq!(operator.get("/admin/v1/merchants/acme").expect(200)["name"], "Acme");
+    let resumed = operator.delete(PAUSE).expect(200);
+    assert_eq!(resumed["paused_at"], json!(null));
+    assert_eq!(operator.delete(PAUSE).expect(200), resumed, "idempotent");
+    for id in [first, second] {
+        held.wait_for_status(&id, "delivered");
+    }
+    assert_eq!(held.api.get(CONFIG).expect(200)["state"], "active");
+    assert_eq!(operator.put("/admin/v1/merchants/nobody/pause", &json!({})).status, 404);
+    assert_eq!(operator.put(PAUSE, &json!({ "until": "noon" })).expect(422)["code"], "unknown_field");
+    assert_eq!(Client::new(appliance.says("admin"), Some(&held.key)).put(PAUSE, &json!({})).status, 403);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper::http::HeaderMap;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::harness::{Appliance, Received, Receiver};
+use crate::harness::{Appliance, Merchant, Received, Receiver};
 
 /// Lower-case hex of HMAC-SHA256.
 pub(crate) fn hex_hmac(key: &[u8], body: &[u8]) -> String {
@@ -102,6 +102,41 @@ fn a_replaced_secret_signs_beside_the_new_one_during_its_grace() {
 }
 
 #[test]
+fn a_secret_that_is_replaced_twice_in_a_day_signs_to_the_end_of_its_grace() {
+    let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
+    let mut merchant = appliance.merchant("acme");
+    let signed_with = |merchant: &mut Merchant, n: usize, secrets: &[&str]| {
+        for secret in secrets {
+            merchant.configure(&json!({ "url": receiver.url(), "secret": secret }));
+        }
+        appliance.submit(merchant, "card_state", &json!({ "n": n }));
+        receiver.nth(n)
+    };
+    let fits = |received: &Received, secret: &str| {
+        let verifier = standardwebhooks::Webhook::from_bytes(secret.as_bytes().to_vec()).expect("any bytes");
+        verifies(&verifier, received)
+    };
+    let simple = |received: &Received, name: &str, secret: &str| {
+        assert_eq!(received.header(name), Some(hex_hmac(secret.as_bytes(), &received.body).as_str()), "{name}");
+    };
+    let received = signed_with(&mut merchant, 0, &["first", "a typo", "third"]);
+    simple(&received, "x-webhook-signature", "third");
+    simple(&received, "x-webhook-signature-previous", "first");
+    assert!(["first", "a typo", "third"].iter().all(|secret| fits(&received, secret)));
+    let back = signed_with(&mut merchant, 1, &["a typo"]);
+    simple(&back, "x-webhook-signature", "a typo");
+    simple(&back, "x-webhook-signature-previous", "first");
+    assert_eq!(back.header("webhook-signature").expect("signed").split(' ').count(), 3, "none signs twice");
+    let many = signed_with(&mut merchant, 2, &["4th", "5th", "6th"]);
+    simple(&many, "x-webhook-signature-previous", "third");
+    assert!(["third", "a typo", "4th", "5th", "6th"].iter().all(|secret| fits(&many, secret)));
+    assert!(!fits(&many, "first"), "of the old ones there are at most four");
+    let event = merchant.wait_for_status(many.id(), "delivered");
+    let shown = event["attempts"][0]["request_headers"].as_array().expect("a list");
+    assert!(shown.contains(&json!(["webhook-signature", many.header("webhook-signature")])), "{shown:?}");
+}
+
+#[test]
 fn a_put_without_a_secret_keeps_it() {
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
     let mut merchant = appliance.merchant("acme");
@@ -126,6 +161,10 @@ fn the_history_shows_the_signature_that_was_sent() {
         let value = shown.iter().find(|pair| pair[0] == name).map(|pair| pair[1].as_str().expect("text"));
         assert_eq!(value, received.header(name), "{name}");
     }
+    let agent = shown.iter().find(|pair| pair[0] == "user-agent");
+    assert_eq!(agent, None, "which version has sent it is not kept");
+    let unlike = |pair: &&Value| received.header(pair[0].as_str().expect("text")) != pair[1].as_str();
+    assert_eq!(shown.iter().find(unlike), None, "all that is shown was sent");
 }
 
 #[test]
@@ -135,19 +174,28 @@ fn the_command_verify_agrees_with_what_was_sent() {
     merchant.configure(&json!({ "url": receiver.url(), "secret": "s3cret" }));
     appliance.submit(&merchant, "card_state", &json!({ "a": 1 }));
     let received = receiver.first();
-    let verify = |secret: &str, body: &[u8]| {
+    let run = |more: &[&str], secret: &str, body: &[u8]| {
         let header = |name: &str| received.header(name).expect("it is signed").to_owned();
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         command.args(["verify", "--signature", &header("x-webhook-signature")]);
         command.args(["--standard", &header("webhook-signature"), "--id", &header("webhook-id")]);
-        command.args(["--timestamp", &header("webhook-timestamp")]).env("POSTHASTE_SECRET", secret);
+        command.args(["--timestamp", &header("webhook-timestamp")]).args(more).env("POSTHASTE_SECRET", secret);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is built");
-        child.stdin.take().expect("it is piped").write_all(body).expect("it reads its input");
+        // Where the command line is wrong it ends before it reads.
+        let _ = child.stdin.take().expect("it is piped").write_all(body);
         let output = child.wait_with_output().expect("it ends");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
+    let verify = |secret: &str, body: &[u8]| run(&[], secret, body);
     assert_eq!(verify("s3cret", &received.body).0, Some(0));
+    let file = appliance.dir().join("secret");
+    std::fs::write(&file, "s3cret\n").expect("written");
+    let file = file.display().to_string();
+    assert_eq!(run(&["--secret-file", &file], "another", &received.body).0, Some(0), "the file named is what counts");
+    let (code, why) = run(&["--secret", "s3cret"], "s3cret", &received.body);
+    assert_eq!(code, Some(2), "a secret is no argument: {why}");
+    assert!(!why.contains("s3cret"), "{why}");
     let (code, why) = verify("s3cret", &[received.body.as_slice(), b"\n"].concat());
     assert_eq!(code, Some(1));
     assert!(why.contains("newline"), "{why}");

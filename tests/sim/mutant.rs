@@ -167,10 +167,6 @@ impl Subject for Mutant {
         self.shard.open(endpoint, merchant, self.gate_of(gate), backlog && !forgotten);
     }
 
-    fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
-        self.shard.gate(endpoint, self.gate_of(gate));
-    }
-
     fn accept(&mut self, delivery: Delivery) {
         if !self.strikes(Bug::ForgetsANotice) {
             self.shard.accept(delivery);
@@ -217,7 +213,7 @@ impl Subject for Mutant {
         let chance = if self.bug == Bug::RollsItsOwnDice { rolled() } else { chance };
         let settled = self.shard.settle(now, endpoint, event, &heard, chance);
         if self.bug == Bug::GoesOnAfterGone && settled.disable.is_some() {
-            self.shard.gate(endpoint, Gate::Open);
+            self.shard.open(endpoint, settled.delivery.merchant.clone(), Gate::Open, false);
         }
         Settled { verdict: self.verdict_of(now, outcome, settled.verdict), ..settled }
     }

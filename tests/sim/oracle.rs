@@ -324,11 +324,6 @@ impl Oracle {
         self.lines.iter().filter(|(_, line)| line.page || line.in_flight > 0).map(|(id, _)| *id).collect()
     }
 
-    /// Whether the shard surely knows the endpoint.
-    pub(crate) fn knows_living(&self, endpoint: EndpointId) -> bool {
-        self.lines.get(&endpoint).is_some_and(|line| line.gate != Gate::Closed)
-    }
-
     /// The shard is asked at `now`.
     pub(crate) fn look(&mut self, now: Timestamp) {
         self.peak = self.peak.max(now);

@@ -32,12 +32,7 @@ impl World {
     pub(super) fn open(&mut self, endpoint: EndpointId, gate: Gate, backlog: bool) {
         self.history.note(self.now(), Step::Open { endpoint, gate: gate as u8, backlog });
         let merchant = self.outbox.catalog[&endpoint].merchant.clone();
-        let known = self.oracle.knows_living(endpoint);
-        if known && !backlog && self.dice.one_in(2) {
-            self.shard().gate(endpoint, gate);
-        } else {
-            self.shard().open(endpoint, merchant, gate, backlog);
-        }
+        self.shard().open(endpoint, merchant, gate, backlog);
         self.oracle.opened(&self.outbox, endpoint, gate, backlog);
     }
 

@@ -11,7 +11,6 @@ use crate::mutant::{Bug, Mutant};
 /// A shard, or one with a bug. Each call is the shard's of the same name.
 pub(crate) trait Subject {
     fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool);
-    fn gate(&mut self, endpoint: EndpointId, gate: Gate);
     fn accept(&mut self, delivery: Delivery);
     fn poll(&mut self, now: Timestamp) -> Option<Action>;
     fn settle(
@@ -44,10 +43,6 @@ pub(crate) fn begin(bug: Option<Bug>, life: u32, limits: &Limits, schedule: &Sch
 impl Subject for Shard {
     fn open(&mut self, endpoint: EndpointId, merchant: MerchantId, gate: Gate, backlog: bool) {
         Shard::open(self, endpoint, merchant, gate, backlog);
-    }
-
-    fn gate(&mut self, endpoint: EndpointId, gate: Gate) {
-        Shard::gate(self, endpoint, gate);
     }
 
     fn accept(&mut self, delivery: Delivery) {

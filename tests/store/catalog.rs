@@ -21,8 +21,13 @@ pub(crate) fn the_catalog_holds_what_was_put_and_not_deleted(subject: &mut Subje
         assert!(catalog.merchants.is_empty() && catalog.endpoints.is_empty() && catalog.keys.is_empty());
     });
     two_merchants(subject);
-    let longest = Merchant { id: name(&"m".repeat(MerchantId::LEN_MAX)), name: None, created_at: BEGINNING };
-    let renamed = Merchant { name: Some("Globex Corporation".into()), ..merchant("globex") };
+    let longest =
+        Merchant { id: name(&"m".repeat(MerchantId::LEN_MAX)), name: None, created_at: BEGINNING, paused_at: None };
+    let renamed = Merchant {
+        name: Some("Globex Corporation".into()),
+        paused_at: Some(BEGINNING.plus_ms(1)),
+        ..merchant("globex")
+    };
     subject.change([Change::PutMerchant(longest.clone()), Change::PutMerchant(merchant("initech"))]);
     subject.change([Change::PutMerchant(renamed.clone()), Change::DeleteMerchant(name("initech"))]);
     subject.change([Change::DeleteEndpoint(GLOBEX), Change::DeleteEndpoint(EndpointId(77))]);
@@ -42,11 +47,11 @@ pub(crate) fn an_endpoint_keeps_its_secrets_and_its_state(subject: &mut Subject)
     let endpoints = [
         plain.clone(),
         Endpoint { id: EndpointId(11), secret: Some(secret(&"s".repeat(256))), ..plain.clone() },
-        Endpoint { id: EndpointId(12), old_secret: Some(old.clone()), ..plain.clone() },
+        Endpoint { id: EndpointId(12), old_secrets: vec![old.clone(), old.clone()], ..plain.clone() },
         Endpoint {
             id: EndpointId(13),
             secret: Some(secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
-            old_secret: Some(old),
+            old_secrets: vec![old],
             state: EndpointState::Disabled(DisabledReason::Gone),
             event_types: EventTypes::only([EventType::CardState, EventType::AccountTopup]).expect("not empty"),
             updated_at: BEGINNING.plus_ms(1),

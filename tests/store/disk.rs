@@ -8,9 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use posthaste::store::Store;
+use posthaste::model::Merchant;
 use posthaste::store::embedded::{EmbeddedStore, Limits, Probes, Surroundings};
+use posthaste::store::{Change, Refusal, Store};
 
+use crate::samples::merchant;
 use crate::subject::{Ending, NoticeLog, Subject, TestClock, TestEntropy};
 
 /// What retention the subjects of this file have that do have some.
@@ -151,4 +153,16 @@ pub(crate) fn copy(from: &Path, to: &Path) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
         }
     }
+}
+
+#[test]
+fn what_is_longer_than_a_record_is_refused_for_good_and_harms_nothing() {
+    let (dir, notices, clock) = (scratch(), Arc::new(NoticeLog::default()), Arc::new(TestClock::default()));
+    let store = open(dir.path(), &small(), &notices, &clock, 1);
+    let long = Merchant { name: Some("x".repeat(40 << 20).into()), ..merchant("acme") };
+    let refused = store.change(vec![Change::PutMerchant(merchant("globex")), Change::PutMerchant(long)]).wait();
+    assert_eq!(refused, Err(Refusal::TooLarge));
+    store.change(vec![Change::PutMerchant(merchant("initech"))]).wait().expect("taken");
+    let kept = store.catalog().expect("readable").merchants;
+    assert_eq!(kept, [merchant("initech")], "none of the list was");
 }

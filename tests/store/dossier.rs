@@ -107,7 +107,7 @@ fn every_attempt() -> Vec<Attempt> {
             signature: signed(0),
             signature_old: signed(1),
             standard: signed(0x80),
-            standard_old: signed(0xff),
+            standards_old: vec![[0xff; 32], [0xfe; 32]],
         }),
         Some(Sent { timestamp_s: 0, signature_old: signed(9), ..Sent::default() }),
     ];

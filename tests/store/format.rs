@@ -3,16 +3,17 @@
 //! A fixture is made once, by `POSTHASTE_FIXTURES=tests/store/fixtures cargo test --test store -- --ignored
 //! fixture`, and never again: what is on disks out there does not change either.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use posthaste::model::{KeyId, OwnerKind, Role};
+use posthaste::model::{Endpoint, KeyId, Merchant, OldSecret, OwnerKind, Role, Secret, Sent};
 use posthaste::store::embedded::Limits;
-use posthaste::store::{Acceptance, Change, NewEvent, Notice, Store};
+use posthaste::store::{Acceptance, Change, NewEvent, Notice, Settlement, Store};
 
-use crate::damage::{Left, all_owed, change_bytes, segments};
+use crate::damage::{Left, all_owed, segments};
 use crate::disk::{RETENTION_MS, copy, scratch, small};
 use crate::samples::{
     ACME, GLOBEX, delivered, endpoint, event, everything, failed, key, keyed, merchant, name, resent, retried, unrouted,
@@ -22,7 +23,11 @@ use crate::subject::{BEGINNING, FIRST_KEY, NoticeLog, TestClock};
 /// The first journals: heads that say neither which segment is the first kept nor when they were made.
 const EARLY: &str = "format-1-early";
 /// With retention: every kind of record.
-const PRESENT: &str = "format-1";
+const RETAINED: &str = "format-1";
+/// With secrets, one before the present one at most, and with what was signed.
+const SIGNED: &str = "format-1-signed";
+/// With many secrets before the present one, their signatures, and a merchant that is paused.
+const ROTATED: &str = "format-1-rotated";
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures")
@@ -47,6 +52,9 @@ fn shown(left: &Left) -> String {
     lines.extend(
         catalog.endpoints.iter().map(|e| format!("endpoint {} {} {} {}", e.id, e.merchant, e.url, e.updated_at)),
     );
+    let paused = catalog.merchants.iter().filter_map(|m| Some(format!("paused {} since {}", m.id, m.paused_at?)));
+    lines.extend(paused);
+    lines.extend(catalog.endpoints.iter().filter_map(secrets));
     lines.extend(catalog.keys.iter().map(|k| format!("key {} {:?} {:?}", k.id.0, k.role, k.digest)));
     let owner = store.owner(OwnerKind::Card, "c1").expect("readable");
     lines.push(format!("card c1 {}", owner.expect("it has one")));
@@ -74,6 +82,7 @@ fn shown(left: &Left) -> String {
                     attempt.number, attempt.started_at, attempt.duration_ms
                 )
             }));
+            lines.extend(dossier.attempts.iter().filter_map(|attempt| attempt.sent.as_ref()).map(sent));
         }
     }
     for line in store.backlog().expect("readable") {
@@ -83,36 +92,51 @@ fn shown(left: &Left) -> String {
     lines.join("\n")
 }
 
+fn secrets(endpoint: &Endpoint) -> Option<String> {
+    let mut line = format!("secret {} {}", endpoint.id, endpoint.secret.as_ref()?.expose());
+    for old in &endpoint.old_secrets {
+        write!(line, ", until {} {}", old.until, old.secret.expose()).expect("written");
+    }
+    Some(line)
+}
+
+fn sent(sent: &Sent) -> String {
+    let first = |digest: &[u8; 32]| digest[0];
+    let (simple, standard) = (sent.signature.as_ref().map(first), sent.standard.as_ref().map(first));
+    let simple_old = sent.signature_old.as_ref().map(first);
+    let standard_old: Vec<u8> = sent.standards_old.iter().map(first).collect();
+    format!("sent {} {simple:?} {simple_old:?} {standard:?} {standard_old:?}", sent.timestamp_s)
+}
+
 #[test]
 fn a_journal_of_the_first_days_is_read() {
     check(EARLY);
 }
 
 #[test]
-fn a_journal_of_the_present_format_is_read() {
-    check(PRESENT);
+fn a_journal_with_every_kind_of_record_is_read() {
+    check(RETAINED);
+}
+
+#[test]
+fn a_journal_of_the_first_secrets_and_signatures_is_read() {
+    check(SIGNED);
+}
+
+#[test]
+fn a_journal_of_many_secrets_and_a_paused_merchant_is_read() {
+    check(ROTATED);
 }
 
 #[test]
 #[ignore = "makes the fixtures of a new format"]
 fn fixture() {
     let target = PathBuf::from(std::env::var("POSTHASTE_FIXTURES").expect("where to"));
-    for (name, with_retention) in [(EARLY, false), (PRESENT, true)] {
-        let left = live(with_retention);
-        if !with_retention {
-            segments(left.dir.path()).iter().for_each(|file| {
-                change_bytes(file, |bytes| {
-                    bytes[12..20].fill(0);
-                    let crc = crc32c::crc32c(&bytes[..20]);
-                    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
-                });
-            });
-        }
-        let journal = target.join(name).join("journal");
-        fs::create_dir_all(&journal).expect("made");
-        copy_journal(left.dir.path(), &journal);
-        fs::write(target.join(name).join("picture.txt"), shown(&left) + "\n").expect("written");
-    }
+    let left = live();
+    let journal = target.join(ROTATED).join("journal");
+    fs::create_dir_all(&journal).expect("made");
+    copy_journal(left.dir.path(), &journal);
+    fs::write(target.join(ROTATED).join("picture.txt"), shown(&left) + "\n").expect("written");
 }
 
 fn copy_journal(dir: &Path, target: &Path) {
@@ -122,7 +146,7 @@ fn copy_journal(dir: &Path, target: &Path) {
 }
 
 /// A store that met everything that can be written down.
-fn live(with_retention: bool) -> Left {
+fn live() -> Left {
     let (dir, clock, notices) = (scratch(), Arc::new(TestClock::default()), Arc::new(NoticeLog::default()));
     let limits = Limits {
         segment_bytes: 4 << 10,
@@ -134,9 +158,9 @@ fn live(with_retention: bool) -> Left {
     let change = |changes| store.change(changes).wait().expect("taken");
     change(vec![
         Change::PutMerchant(merchant("acme")),
-        Change::PutEndpoint(endpoint(ACME, "acme")),
-        Change::PutMerchant(merchant("globex")),
-        Change::PutEndpoint(endpoint(GLOBEX, "globex")),
+        Change::PutEndpoint(Endpoint { secret: secret("first"), ..endpoint(ACME, "acme") }),
+        Change::PutMerchant(Merchant { paused_at: Some(BEGINNING.plus_ms(7)), ..merchant("globex") }),
+        Change::PutEndpoint(rotated(endpoint(GLOBEX, "globex"))),
         Change::PutKey(key(1, Role::Producer)),
         Change::PutKey(key(2, Role::Operator)),
         Change::PutOwner(OwnerKind::Card, "c1".into(), name("acme")),
@@ -154,9 +178,9 @@ fn live(with_retention: bool) -> Left {
         let Acceptance::Fresh { id, .. } = answer else { panic!("{answer:?}") };
         let Some(owed) = notices.accepted(id) else { continue };
         match n % 4 {
-            0 => store.settle(delivered(&owed, BEGINNING)),
-            1 => store.settle(retried(&owed, BEGINNING.plus_ms(u64::from(n)))),
-            2 => store.settle(failed(&owed)),
+            0 => store.settle(signed(delivered(&owed, BEGINNING), n)),
+            1 => store.settle(signed(retried(&owed, BEGINNING.plus_ms(u64::from(n))), n)),
+            2 => store.settle(signed(failed(&owed), n)),
             _ => {}
         }
         // Its notice is waited for by the next change, which is answered after it.
@@ -169,14 +193,36 @@ fn live(with_retention: bool) -> Left {
             store.settle(resent(&newest.expect("one has failed"), BEGINNING));
         }
     }
-    if with_retention {
-        for _ in 0..2 {
-            clock.shift(RETENTION_MS + 1_000);
-            store.retain().expect("dropped");
-        }
-        store.accept(event("globex", GLOBEX)).wait().expect("taken");
+    for _ in 0..2 {
+        clock.shift(RETENTION_MS + 1_000);
+        store.retain().expect("dropped");
     }
+    store.accept(event("globex", GLOBEX)).wait().expect("taken");
     store.close();
     drop(store);
     Left { dir, clock, acknowledged: Vec::new() }
+}
+
+fn secret(text: &str) -> Option<Secret> {
+    Secret::new(text)
+}
+
+fn rotated(endpoint: Endpoint) -> Endpoint {
+    let old = ["first", "second", "third"].map(|text| secret(text).expect("legal"));
+    let old_secrets = old.map(|secret| OldSecret { secret, until: BEGINNING.plus_ms(1) }).into();
+    Endpoint { secret: secret("fourth"), old_secrets, ..endpoint }
+}
+
+/// With signatures of the present secret; every other time also of two before it.
+fn signed(mut settlement: Settlement, n: u8) -> Settlement {
+    let old = n.is_multiple_of(2).then_some([n + 2; 32]);
+    let attempt = settlement.attempt.as_mut().expect("one was made");
+    attempt.sent = Some(Sent {
+        timestamp_s: BEGINNING.as_s(),
+        signature: Some([n; 32]),
+        standard: Some([n + 1; 32]),
+        signature_old: old,
+        standards_old: old.into_iter().flat_map(|digest| [digest, [n + 3; 32]]).collect(),
+    });
+    settlement
 }

@@ -252,6 +252,7 @@ impl Run {
             0..3 => Change::PutMerchant(Merchant {
                 name: self.maybe(&["A", "B"]).map(Into::into),
                 created_at: self.now(),
+                paused_at: self.maybe(&[self.now()]),
                 ..merchant(owner)
             }),
             3 => Change::DeleteMerchant(name(owner)),
@@ -281,12 +282,13 @@ impl Run {
 
     fn any_endpoint(&self, id: EndpointId, owner: &str) -> Endpoint {
         let secret = || Secret::new(&format!("secret {}", self.dice.below(9))).expect("a legal secret");
-        let old_secret = OldSecret { secret: secret(), until: self.now() };
+        let old_secret = || OldSecret { secret: secret(), until: self.now() };
+        let old_secrets = [vec![], vec![old_secret()], vec![old_secret(), old_secret()]];
         let gone = EndpointState::Disabled(DisabledReason::Gone);
         Endpoint {
             event_types: EventTypes::only([self.any(&EventType::ALL)]).expect("not empty"),
             secret: self.maybe(&[secret()]),
-            old_secret: self.maybe(&[old_secret]),
+            old_secrets: self.any(&old_secrets),
             state: self.any(&[EndpointState::Active, EndpointState::Paused, gone]),
             updated_at: self.now(),
             ..endpoint(id, owner)

@@ -31,7 +31,7 @@ pub(crate) fn name(text: &str) -> MerchantId {
 }
 
 pub(crate) fn merchant(id: &str) -> Merchant {
-    Merchant { id: name(id), name: Some(format!("{id} & Söhne").into()), created_at: BEGINNING }
+    Merchant { id: name(id), name: Some(format!("{id} & Söhne").into()), created_at: BEGINNING, paused_at: None }
 }
 
 pub(crate) fn endpoint(id: EndpointId, merchant: &str) -> Endpoint {
@@ -41,7 +41,7 @@ pub(crate) fn endpoint(id: EndpointId, merchant: &str) -> Endpoint {
         url: format!("https://{merchant}.example/hooks/{}", id.0).into(),
         event_types: EventTypes::EVERY,
         secret: None,
-        old_secret: None,
+        old_secrets: Vec::new(),
         state: EndpointState::Active,
         created_at: BEGINNING,
         updated_at: BEGINNING,

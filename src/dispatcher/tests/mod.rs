@@ -23,7 +23,7 @@ use crate::entropy::SystemEntropy;
 use crate::metrics::Metrics;
 use crate::model::{
     Attempt, Delivery, DueKey, EndpointId, EndpointState, Event, EventId, EventType, EventTypes, MerchantId, Outcome,
-    OwnerKind, Phases, Status,
+    OwnerKind, Phases, Standing, Status,
 };
 use crate::policy::retry::Schedule;
 use crate::pulse::Pulse;
@@ -306,9 +306,9 @@ impl Scene {
 fn endpoint_sink(controls: mpsc::UnboundedSender<Control>) -> EndpointSink {
     Arc::new(move |change| {
         let (endpoint, merchant, gate) = match change {
-            EndpointChange::Put(endpoint) => {
-                let gate = if endpoint.state == EndpointState::Active { Gate::Open } else { Gate::Held };
-                (endpoint.id, endpoint.merchant.clone(), gate)
+            EndpointChange::Put(endpoint, standing) => {
+                let is_active = standing == Standing::Own(EndpointState::Active);
+                (endpoint.id, endpoint.merchant.clone(), if is_active { Gate::Open } else { Gate::Held })
             }
             EndpointChange::Deleted(endpoint, merchant) => (endpoint, merchant, Gate::Closed),
         };

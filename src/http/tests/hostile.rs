@@ -41,6 +41,30 @@ async fn bad_framing_is_refused_and_ends_the_connection() {
         let answers = rig.exchange(request + "GET /hello/smuggled HTTP/1.1\r\nHost: h\r\n\r\n").await;
         assert_eq!(statuses(&answers), [status], "{name}: {answers}");
         assert!(!answers.contains("smuggled"), "{name}: {answers}");
+        assert!(header(&answers, "request-id").is_some(), "{name}: {answers}");
+        assert_eq!(header(&answers, "cache-control"), Some("no-store"), "{name}: {answers}");
+        assert_eq!(body_json(&answers)["status"], status, "{name}: {answers}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_follows_a_request_and_is_none_is_refused_like_the_first() {
+    let rig = Rig::start(Limits::default()).await;
+    let request = "GET /hello/a HTTP/1.1\r\nHost: h\r\n\r\n";
+    let at_once = rig.exchange(format!("{request}{request}nonsense\r\n\r\n")).await;
+    let mut client = rig.connect().await;
+    client.send(request).await;
+    let first = client.answer().await;
+    client.send(request).await;
+    let second = client.answer().await;
+    client.send("nonsense\r\n\r\n").await;
+    let one_by_one = [first, second, client.rest().await].concat();
+    for answers in [at_once, one_by_one] {
+        assert_eq!(statuses(&answers), [200, 200, 400], "{answers}");
+        let last = &answers[answers.rfind("HTTP/1.1 400").expect("it is there")..];
+        assert!(header(last, "request-id").is_some(), "{last}");
+        assert_eq!(body_json(last)["code"], "malformed_request", "{last}");
     }
     rig.stop().await;
 }

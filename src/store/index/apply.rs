@@ -10,7 +10,7 @@ use super::value::{self, Known, Owed};
 use crate::model::{Delivery, EndpointId, EventId, Location, Status, Timestamp, resource_hash};
 use crate::store::Change;
 use crate::store::journal::carried::{CarriedV1, KeptV1};
-use crate::store::journal::codec::{self, AcceptedV1, ChangeV1, EndpointV1, KeyV1, MerchantV1, SettledV1, Undecodable};
+use crate::store::journal::codec::{self, AcceptedV1, ChangeV1, EndpointV2, KeyV1, MerchantV2, SettledV1, Undecodable};
 
 /// An event was accepted at `location`.
 pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &AcceptedV1) -> Result<(), Undecodable> {
@@ -185,9 +185,9 @@ pub(crate) fn changed(overlay: &mut Overlay, changes: &[Change]) {
 /// The place of the index that a change sets, or clears.
 pub(crate) fn place(change: &Change) -> Write {
     match change {
-        Change::PutMerchant(merchant) => (key::merchant(&merchant.id), Some(value::encode(&MerchantV1::of(merchant)))),
+        Change::PutMerchant(merchant) => (key::merchant(&merchant.id), Some(value::encode(&MerchantV2::of(merchant)))),
         Change::DeleteMerchant(id) => (key::merchant(id), None),
-        Change::PutEndpoint(endpoint) => (key::endpoint(endpoint.id), Some(value::encode(&EndpointV1::of(endpoint)))),
+        Change::PutEndpoint(endpoint) => (key::endpoint(endpoint.id), Some(value::encode(&EndpointV2::of(endpoint)))),
         Change::DeleteEndpoint(id) => (key::endpoint(*id), None),
         Change::PutKey(key) => (key::key(key.id.0), Some(value::encode(&KeyV1::of(key)))),
         Change::DeleteKey(id) => (key::key(id.0), None),

@@ -4,11 +4,11 @@
 //!
 //! ```text
 //! d  endpoint:8 due:8 event:16                      what is owed, in the order it leaves   → Owed
-//! e  endpoint:8                                     an endpoint                            → EndpointV1
+//! e  endpoint:8                                     an endpoint                            → EndpointV2
 //! h  merchant 0 resource:8 type:1 status:1 first:16 a block of history                     → postings
 //! i  bucket:4 merchant 0 key:16                     a producer's idempotency key           → Known
 //! k  key:8                                          a key's digest                         → KeyV1
-//! m  merchant                                       a merchant                             → MerchantV1
+//! m  merchant                                       a merchant                             → MerchantV2
 //! n  endpoint:8                                     how many deliveries are owed           → Waiting
 //! o  kind:1 id                                      the owner of an account or card        → merchant
 //! q  merchant                                       its last sequence                      → u64

@@ -9,7 +9,7 @@ use crate::model::{Delivery, EndpointId, EventId, EventType, Location, MerchantI
 use crate::store::StoreError;
 use crate::store::journal::codec;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 3;
 
 /// A delivery that is owed; endpoint, due time and event stand in its key.
 #[derive(Encode, Decode)]

@@ -175,10 +175,19 @@ pub(crate) struct AttemptV1 {
     status_code: Option<u16>,
     error: Option<u8>,
     retry_after_ms: Option<u64>,
-    sent: Option<SentV1>,
+    sent: SentBody,
     response_kept: bool,
 }
 
+/// What was sent. Its first byte is also that of an `Option` of the first layout, which is what was written once.
+#[derive(Clone, Debug, Encode, Decode)]
+enum SentBody {
+    Nothing,
+    V1(SentV1),
+    V2(SentV2),
+}
+
+/// Read only.
 #[derive(Clone, Debug, Encode, Decode)]
 struct SentV1 {
     timestamp_s: i64,
@@ -186,6 +195,37 @@ struct SentV1 {
     signature_old: Option<[u8; 32]>,
     standard: Option<[u8; 32]>,
     standard_old: Option<[u8; 32]>,
+}
+
+#[derive(Clone, Debug, Encode, Decode)]
+struct SentV2 {
+    timestamp_s: i64,
+    signature: Option<[u8; 32]>,
+    signature_old: Option<[u8; 32]>,
+    standard: Option<[u8; 32]>,
+    standards_old: Vec<[u8; 32]>,
+}
+
+impl SentBody {
+    fn of(sent: Option<&Sent>) -> SentBody {
+        let Some(Sent { timestamp_s, signature, signature_old, standard, standards_old }) = sent.cloned() else {
+            return SentBody::Nothing;
+        };
+        SentBody::V2(SentV2 { timestamp_s, signature, signature_old, standard, standards_old })
+    }
+
+    fn into_sent(self) -> Option<Sent> {
+        match self {
+            SentBody::Nothing => None,
+            SentBody::V1(SentV1 { timestamp_s, signature, signature_old, standard, standard_old }) => {
+                let standards_old = standard_old.into_iter().collect();
+                Some(Sent { timestamp_s, signature, signature_old, standard, standards_old })
+            }
+            SentBody::V2(SentV2 { timestamp_s, signature, signature_old, standard, standards_old }) => {
+                Some(Sent { timestamp_s, signature, signature_old, standard, standards_old })
+            }
+        }
+    }
 }
 
 /// The kept part of a response.
@@ -217,13 +257,7 @@ impl AttemptV1 {
             status_code: attempt.outcome.status(),
             error: attempt.outcome.error().map(ErrorCode::code),
             retry_after_ms,
-            sent: attempt.sent.as_ref().map(|sent| SentV1 {
-                timestamp_s: sent.timestamp_s,
-                signature: sent.signature,
-                signature_old: sent.signature_old,
-                standard: sent.standard,
-                standard_old: sent.standard_old,
-            }),
+            sent: SentBody::of(attempt.sent.as_ref()),
             response_kept: attempt.response.is_some(),
         }
     }
@@ -260,19 +294,13 @@ impl AttemptV1 {
             duration_ms: self.duration_ms,
             phases: Phases { dns_us, connect_us, tls_us, head_us, body_us },
             outcome,
-            sent: self.sent.map(|sent| Sent {
-                timestamp_s: sent.timestamp_s,
-                signature: sent.signature,
-                signature_old: sent.signature_old,
-                standard: sent.standard,
-                standard_old: sent.standard_old,
-            }),
+            sent: self.sent.into_sent(),
             response,
         })
     }
 }
 
-/// One change of what is configured.
+/// One change of what is configured. What it puts has a layout of its own; a newer one has an entry of its own.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) enum ChangeV1 {
     PutMerchant(MerchantV1),
@@ -283,9 +311,11 @@ pub(crate) enum ChangeV1 {
     DeleteKey(u64),
     PutOwner(u8, String, String),
     DeleteOwner(u8, String),
+    PutEndpointV2(EndpointV2),
+    PutMerchantV2(MerchantV2),
 }
 
-/// A merchant, in the journal and in the index.
+/// A merchant as it was written first. Read only.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct MerchantV1 {
     id: String,
@@ -293,7 +323,16 @@ pub(crate) struct MerchantV1 {
     created_at: i64,
 }
 
-/// An endpoint, in the journal and in the index.
+/// A merchant, in the journal and in the index.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) struct MerchantV2 {
+    id: String,
+    name: Option<String>,
+    created_at: i64,
+    paused_at: Option<i64>,
+}
+
+/// An endpoint as it was written first. Read only.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct EndpointV1 {
     id: u64,
@@ -302,6 +341,21 @@ pub(crate) struct EndpointV1 {
     event_types: u8,
     secret: Option<String>,
     old_secret: Option<(String, i64)>,
+    /// 0 active, 1 paused, 2 disabled because gone.
+    state: u8,
+    created_at: i64,
+    updated_at: i64,
+}
+
+/// An endpoint, in the journal and in the index.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) struct EndpointV2 {
+    id: u64,
+    merchant: String,
+    url: String,
+    event_types: u8,
+    secret: Option<String>,
+    old_secrets: Vec<(String, i64)>,
     /// 0 active, 1 paused, 2 disabled because gone.
     state: u8,
     created_at: i64,
@@ -322,9 +376,9 @@ pub(crate) struct KeyV1 {
 impl ChangeV1 {
     pub(crate) fn of(change: &Change) -> ChangeV1 {
         match change {
-            Change::PutMerchant(merchant) => ChangeV1::PutMerchant(MerchantV1::of(merchant)),
+            Change::PutMerchant(merchant) => ChangeV1::PutMerchantV2(MerchantV2::of(merchant)),
             Change::DeleteMerchant(id) => ChangeV1::DeleteMerchant(id.as_str().to_owned()),
-            Change::PutEndpoint(endpoint) => ChangeV1::PutEndpoint(EndpointV1::of(endpoint)),
+            Change::PutEndpoint(endpoint) => ChangeV1::PutEndpointV2(EndpointV2::of(endpoint)),
             Change::DeleteEndpoint(id) => ChangeV1::DeleteEndpoint(id.0),
             Change::PutKey(key) => ChangeV1::PutKey(KeyV1::of(key)),
             Change::DeleteKey(id) => ChangeV1::DeleteKey(id.0),
@@ -337,9 +391,11 @@ impl ChangeV1 {
 
     pub(crate) fn into_change(self) -> Decoded<Change> {
         Ok(match self {
-            ChangeV1::PutMerchant(body) => Change::PutMerchant(body.into_merchant()?),
+            ChangeV1::PutMerchant(body) => Change::PutMerchant(body.into_v2().into_merchant()?),
+            ChangeV1::PutMerchantV2(body) => Change::PutMerchant(body.into_merchant()?),
             ChangeV1::DeleteMerchant(id) => Change::DeleteMerchant(merchant(&id)?),
-            ChangeV1::PutEndpoint(body) => Change::PutEndpoint(body.into_endpoint()?),
+            ChangeV1::PutEndpoint(body) => Change::PutEndpoint(body.into_v2().into_endpoint()?),
+            ChangeV1::PutEndpointV2(body) => Change::PutEndpoint(body.into_endpoint()?),
             ChangeV1::DeleteEndpoint(id) => Change::DeleteEndpoint(EndpointId(id)),
             ChangeV1::PutKey(body) => Change::PutKey(body.into_key()?),
             ChangeV1::DeleteKey(id) => Change::DeleteKey(KeyId(id)),
@@ -350,11 +406,19 @@ impl ChangeV1 {
 }
 
 impl MerchantV1 {
-    pub(crate) fn of(merchant: &Merchant) -> MerchantV1 {
-        MerchantV1 {
+    fn into_v2(self) -> MerchantV2 {
+        let MerchantV1 { id, name, created_at } = self;
+        MerchantV2 { id, name, created_at, paused_at: None }
+    }
+}
+
+impl MerchantV2 {
+    pub(crate) fn of(merchant: &Merchant) -> MerchantV2 {
+        MerchantV2 {
             id: merchant.id.as_str().to_owned(),
             name: merchant.name.as_deref().map(str::to_owned),
             created_at: merchant.created_at.as_ms(),
+            paused_at: merchant.paused_at.map(Timestamp::as_ms),
         }
     }
 
@@ -363,19 +427,29 @@ impl MerchantV1 {
             id: merchant(&self.id)?,
             name: self.name.map(Into::into),
             created_at: Timestamp::from_ms(self.created_at),
+            paused_at: self.paused_at.map(Timestamp::from_ms),
         })
     }
 }
 
 impl EndpointV1 {
-    pub(crate) fn of(endpoint: &Endpoint) -> EndpointV1 {
-        EndpointV1 {
+    fn into_v2(self) -> EndpointV2 {
+        let EndpointV1 { id, merchant, url, event_types, secret, old_secret, state, created_at, updated_at } = self;
+        let old_secrets = old_secret.into_iter().collect();
+        EndpointV2 { id, merchant, url, event_types, secret, old_secrets, state, created_at, updated_at }
+    }
+}
+
+impl EndpointV2 {
+    pub(crate) fn of(endpoint: &Endpoint) -> EndpointV2 {
+        let old_secrets = endpoint.old_secrets.iter();
+        EndpointV2 {
             id: endpoint.id.0,
             merchant: endpoint.merchant.as_str().to_owned(),
             url: (*endpoint.url).to_owned(),
             event_types: endpoint.event_types.bits(),
             secret: endpoint.secret.as_ref().map(|s| s.expose().to_owned()),
-            old_secret: endpoint.old_secret.as_ref().map(|o| (o.secret.expose().to_owned(), o.until.as_ms())),
+            old_secrets: old_secrets.map(|old| (old.secret.expose().to_owned(), old.until.as_ms())).collect(),
             state: match endpoint.state {
                 EndpointState::Active => 0,
                 EndpointState::Paused => 1,
@@ -388,17 +462,15 @@ impl EndpointV1 {
 
     pub(crate) fn into_endpoint(self) -> Decoded<Endpoint> {
         let secret = |text: &str| Secret::new(text).ok_or_else(|| unknown("secret"));
-        let old_secret = match self.old_secret {
-            Some((text, until)) => Some(OldSecret { secret: secret(&text)?, until: Timestamp::from_ms(until) }),
-            None => None,
-        };
+        let old_secret =
+            |(text, until): &(String, i64)| Ok(OldSecret { secret: secret(text)?, until: Timestamp::from_ms(*until) });
         Ok(Endpoint {
             id: EndpointId(self.id),
             merchant: merchant(&self.merchant)?,
             url: self.url.into(),
             event_types: EventTypes::from_bits(self.event_types).ok_or_else(|| unknown("event types"))?,
             secret: self.secret.as_deref().map(secret).transpose()?,
-            old_secret,
+            old_secrets: self.old_secrets.iter().map(old_secret).collect::<Decoded<_>>()?,
             state: match self.state {
                 0 => EndpointState::Active,
                 1 => EndpointState::Paused,

@@ -11,7 +11,7 @@ use crate::policy::signature::{self, StandardHeaders};
 async fn the_request_is_exactly_as_documented() {
     let receiver = Receiver::answering(OK);
     let mut endpoint = endpoint(&format!("http://{}/hooks/a%20b?x=1&y=%2F", receiver.address));
-    endpoint.old_secret = grace("old secret");
+    endpoint.old_secrets = grace("old secret");
     let mut parcel = parcel(endpoint);
     parcel.number = 3;
     parcel.traceparent = Some(Arc::from("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
@@ -62,7 +62,7 @@ async fn the_request_is_exactly_as_documented() {
 #[tokio::test]
 async fn without_a_secret_nothing_is_signed() {
     let receiver = Receiver::answering(OK);
-    let unsigned = Endpoint { secret: None, old_secret: grace("old"), ..endpoint(&receiver.url()) };
+    let unsigned = Endpoint { secret: None, old_secrets: grace("old"), ..endpoint(&receiver.url()) };
     let attempt = send(&transport(Limits::default()), parcel(unsigned)).await;
     assert_delivered(&attempt);
     let request = &receiver.requests()[0];
