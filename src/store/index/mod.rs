@@ -43,7 +43,9 @@ const EXPIRED_MIN: usize = 2_000;
 #[derive(Debug)]
 pub(crate) struct Index {
     tree: Tree,
-    /// For whoever writes to sled.
+    /// One generation at a time is written behind.
+    flushes: Line,
+    /// For whoever writes to sled: those who write behind, those who trim.
     writers: Line,
     /// Whether the watermark that was written last is durable.
     watermark_durable: AtomicBool,
@@ -56,9 +58,9 @@ pub(crate) struct Index {
     room: (Mutex<()>, Condvar),
 }
 
-/// Writes of history gathered before they go to sled together: each of its batches costs two synchronous writes,
-/// however little it holds.
-const RUN_WRITES_MAX: usize = 256;
+/// Writes gathered before they go to sled together, because each of its batches costs two synchronous writes however
+/// little it holds; then whoever else writes has its turn.
+const TURN_WRITES_MAX: usize = 1024;
 
 /// Deliveries that are looked through for those that stand in old segments.
 const OWED_MAX: usize = 50_000;
@@ -86,6 +88,7 @@ impl Index {
         }
         let index = Index {
             tree,
+            flushes: Line::default(),
             writers: Line::default(),
             watermark_durable: AtomicBool::new(true),
             buckets_kept: key::buckets_kept(keys_ms),
@@ -117,29 +120,33 @@ impl Index {
 
     /// Writes what has gathered to sled and makes it durable, but for the watermark: the next call does that.
     pub(crate) fn flush(&self, now: Timestamp) -> Result<(), StoreError> {
-        let _turn = self.writers.wait();
+        let _flush = self.flushes.wait();
         let generation = {
             let _gate = self.gate.write().expect("no panic while held");
             let rotated = self.overlay_mut().rotate();
             match rotated {
                 Some(generation) => generation,
                 None if self.watermark_durable.load(Ordering::Acquire) => return Ok(()),
-                None => {
-                    self.tree.sync()?;
-                    self.watermark_durable.store(true, Ordering::Release);
-                    return Ok(());
-                }
+                None => return self.sync(),
             }
         };
         self.notify_room();
-        self.tree.apply(generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone())))?;
-        self.tree.apply(generation.count_changes())?;
+        let plain = generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone()));
+        let mut plain = plain.chain(generation.count_changes()).peekable();
+        while plain.peek().is_some() {
+            let _turn = self.writers.wait();
+            self.tree.apply(plain.by_ref().take(TURN_WRITES_MAX))?;
+        }
         let mut writes = Vec::new();
+        let mut turn = Some(self.writers.wait());
         for (run, events) in &generation.runs {
             self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect(), &mut writes)?;
-            // Runs share no place, so that one may be read while what another changes is not yet written.
-            if writes.len() >= RUN_WRITES_MAX {
+            // Runs share no place, so that one may be read while what another changes is not yet written. Whoever else
+            // writes may change it afterwards: what was read of it is written by then.
+            if writes.len() >= TURN_WRITES_MAX {
                 self.tree.apply(writes.drain(..))?;
+                drop(turn.take());
+                turn = Some(self.writers.wait());
             }
         }
         self.tree.apply(writes)?;

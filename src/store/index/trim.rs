@@ -25,7 +25,7 @@ pub(crate) struct Dropped {
 const OWN_MIN: usize = 8;
 
 /// Looks at runs and blocks after which whoever else writes has its turn.
-const LOOKS_MAX: usize = 8192;
+const LOOKS_MAX: usize = 2048;
 
 /// The smallest and the greatest id of a stretch, and how many there are.
 #[derive(Clone, Copy)]
