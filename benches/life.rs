@@ -1,7 +1,7 @@
 //! What an event costs over its whole life: accepted, delivered, dropped when its time has passed. Processor time,
 //! bytes written, and room on the disk beside what still counts.
 //!
-//! `cargo bench --bench life [-- EVENTS]`. The journal is bounded, so that after a while as many events are dropped as
+//! `cargo bench --bench life [-- EVENTS [CARDS]]`. The journal is bounded, so that after a while as many events are dropped as
 //! come; what is measured begins then. Never measures the receiver's or the producer's share: only the store's.
 
 #![expect(clippy::disallowed_methods, reason = "the world outside has clocks of its own")]
@@ -15,7 +15,7 @@ use mimalloc::MiMalloc;
 use posthaste::store::Store as _;
 use posthaste::store::embedded::Limits;
 
-use stock::{PAYLOAD_LEN, Stock, number_after, size};
+use stock::{CARDS, PAYLOAD_LEN, Stock, number_after, size};
 
 /// As in the product.
 #[global_allocator]
@@ -33,7 +33,8 @@ const PARTS: u64 = 10;
 const PART_MIN: u64 = 20_000;
 
 fn main() {
-    let events: u64 = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
+    let (events, cards) = (numbers.next().unwrap_or(600_000), numbers.next().unwrap_or(CARDS));
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's own directory");
     let limits = Limits {
         retention_bytes_max: RETENTION_BYTES,
@@ -42,30 +43,24 @@ fn main() {
         free_bytes_min: 0,
         ..Limits::default()
     };
-    let mut stock = Stock::make(dir.path(), limits, "https://example.com/");
+    let mut stock = Stock::make(dir.path(), limits, "https://example.com/").of_cards(cards);
     // Until the first are dropped.
     while stock.store.figures().journal_bytes < RETENTION_BYTES {
         stock.live(PART_MIN);
     }
     stock.live(events / PARTS);
     let (begun, processor, written) = (Instant::now(), processor_seconds(), written_bytes());
-    let mut most = 0.0f64;
+    println!("{events} events of {cards} cards; {} MiB of journal may be kept", RETENTION_BYTES >> 20);
     for _ in 0..PARTS {
         stock.live(events / PARTS);
         let (journal, index) = (size(&dir.path().join("journal")), size(&dir.path().join("index")));
-        most = most.max((journal + index) as f64 / RETENTION_BYTES as f64);
-        println!(
-            "journal {:>4} MiB, index {:>4} MiB ({:.2} of the journal), together {:.2} of what may be kept",
-            journal >> 20,
-            index >> 20,
-            index as f64 / journal as f64,
-            (journal + index) as f64 / RETENTION_BYTES as f64
-        );
+        let (mib, ratio) = (|bytes| bytes >> 20, (journal + index) as f64 / journal as f64);
+        println!("journal {:>4} MiB, index {:>4} MiB; disk / journal {ratio:.2}", mib(journal), mib(index));
     }
     let count = (events / PARTS * PARTS) as f64;
     let per_event = (written_bytes() - written) as f64 / count;
     println!(
-        "{:.0} events/s; per event {:.1} us of processor, {per_event:.0} bytes written, {:.2} x payload; disk at most {most:.2}",
+        "{:.0} events/s; per event {:.1} us of processor, {per_event:.0} bytes written, {:.2} x payload",
         count / begun.elapsed().as_secs_f64(),
         (processor_seconds() - processor) * 1e6 / count,
         per_event / PAYLOAD_LEN as f64,

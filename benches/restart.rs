@@ -20,7 +20,7 @@ use posthaste::model::{EndpointId, EventId, EventType, Status, Timestamp};
 use posthaste::store::embedded::Limits;
 use posthaste::store::{HistoryQuery, Store as _};
 
-use stock::{PAYLOAD_LEN, Stock, files, merchant, number_after, size};
+use stock::{CARDS, PAYLOAD_LEN, Stock, files, merchant, number_after, size};
 
 /// As in the product.
 #[global_allocator]
@@ -135,7 +135,7 @@ fn limits() -> Limits {
 /// Fills a store, says so, and waits to be killed.
 fn fill(dir: &Path, history: u64, waiting: u64, url: &str) {
     let begun = Instant::now();
-    let mut stock = Stock::make(dir, limits(), url);
+    let mut stock = Stock::make(dir, limits(), url).of_cards(CARDS);
     stock.live(history);
     stock.take(waiting, |_| 0, false);
     println!("{:.0} events/s", (history + waiting) as f64 / begun.elapsed().as_secs_f64());

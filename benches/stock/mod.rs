@@ -22,6 +22,9 @@ pub(crate) const PAYLOAD_LEN: usize = 600;
 /// One of them has half of all events.
 pub(crate) const MERCHANTS: u64 = 1_000;
 
+/// Of which events speak, where nothing else is said.
+pub(crate) const CARDS: u64 = 50_000;
+
 /// Events handed in before the first answer is waited for.
 const GROUP: u64 = 1_024;
 
@@ -35,6 +38,7 @@ pub(crate) struct Stock {
     settled: Arc<AtomicU64>,
     settling: u64,
     accepted: u64,
+    cards: u64,
 }
 
 impl Stock {
@@ -62,7 +66,12 @@ impl Stock {
             probes: Probes::default(),
         };
         let store = EmbeddedStore::open(dir, limits, around).unwrap_or_else(|fault| panic!("{fault}"));
-        Stock { store, owed, settled, settling: 0, accepted: 0 }
+        Stock { store, owed, settled, settling: 0, accepted: 0, cards: 0 }
+    }
+
+    /// Events speak of so many cards; 0: of none.
+    pub(crate) fn of_cards(self, cards: u64) -> Stock {
+        Stock { cards, ..self }
     }
 
     /// Accepts so many events and settles each of them; waits until the last is recorded.
@@ -80,7 +89,8 @@ impl Stock {
         while self.accepted < end {
             let group = self.accepted..end.min(self.accepted + GROUP);
             self.accepted = group.end;
-            let receipts: Vec<_> = group.map(|n| self.store.accept(event(n, merchant_of(n), &payload))).collect();
+            let receipts: Vec<_> =
+                group.map(|n| self.store.accept(event(n, merchant_of(n), self.cards, &payload))).collect();
             for receipt in receipts {
                 receipt.wait().expect("a healthy disk");
             }
@@ -98,11 +108,11 @@ pub(crate) fn merchant(n: u64) -> MerchantId {
     format!("merchant_{n}").parse().expect("a plain word")
 }
 
-fn event(n: u64, of: u64, payload: &Bytes) -> NewEvent {
+fn event(n: u64, of: u64, cards: u64, payload: &Bytes) -> NewEvent {
     NewEvent {
         merchant: merchant(of),
         event_type: EventType::ALL[(n / 3 % 4) as usize],
-        resource_id: Some(format!("card_{}", n % 50_000).into()),
+        resource_id: n.checked_rem(cards).map(|card| format!("card_{card}").into()),
         traceparent: None,
         occurred_at: None,
         payload: payload.clone(),
