@@ -419,15 +419,13 @@ impl Dispatcher {
 
     fn settle(&mut self, delivery: &Delivery, endpoint: Option<Arc<Endpoint>>, attempt: Attempt) {
         let now = self.tools.clock.now();
-        // The outcome was known with the head of the answer; reading its body came after.
-        let answered_at = attempt.started_at.plus_ms(attempt.duration_ms.into());
         self.observe(delivery, endpoint.as_deref(), &attempt, now);
         let chance = self.tools.entropy.unit();
         let Settled { delivery, verdict, attempts, disable } =
             self.shard.settle(now, delivery.endpoint, delivery.event, &attempt.outcome, chance);
         assert_eq!(attempts, attempt.number, "attempts are counted once");
         let (status, at, due) = match verdict {
-            Verdict::Delivered => (Status::Delivered, answered_at, delivery.due),
+            Verdict::Delivered => (Status::Delivered, attempt.decided_at(), delivery.due),
             Verdict::RetryAt(due) => (Status::Retrying, now, due),
             Verdict::Failed => (Status::Failed, now, delivery.due),
             Verdict::Canceled => (Status::Canceled, now, delivery.due),
@@ -463,8 +461,7 @@ impl Dispatcher {
             metrics.first_attempt_seconds.record(attempt.started_at.since_ms(accepted_at) as f64 / 1000.0);
         }
         if attempt.outcome.error().is_none() {
-            let answered_at = attempt.started_at.plus_ms(attempt.duration_ms.into());
-            metrics.delivery_seconds.record(answered_at.since_ms(accepted_at) as f64 / 1000.0);
+            metrics.delivery_seconds.record(attempt.decided_at().since_ms(accepted_at) as f64 / 1000.0);
         }
         tracing::debug!(
             event = %delivery.event,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Admin, unknown_merchant};
+use super::{Admin, no_fields, unknown_merchant};
 use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
 use crate::model::{Key, KeyId, Role};
 use crate::registry::Rejected;
@@ -29,10 +29,7 @@ struct List {
 pub(super) async fn create_for_merchant(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let merchant = admin.known_merchant(&request)?;
-    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
-    if !body.is_empty() {
-        Fields::parse(&body)?.finish()?;
-    }
+    no_fields(&mut request).await?;
     created(&admin, Role::Merchant(merchant)).await
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Admin, unknown_merchant};
+use super::{Admin, no_fields, unknown_merchant};
 use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
 use crate::model::{Merchant, MerchantId};
 
@@ -77,10 +77,7 @@ pub(super) async fn delete(admin: Arc<Admin>, request: Request) -> Result<Respon
 pub(super) async fn pause(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let id = admin.known_merchant(&request)?;
-    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
-    if !body.is_empty() {
-        Fields::parse(&body)?.finish()?;
-    }
+    no_fields(&mut request).await?;
     set_paused(&admin, &id, true).await
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::Engine;
-use crate::http::{Method, Problem, Request, Router, Routes};
+use crate::http::{Fields, Method, Problem, Request, Router, Routes, SMALL_BODY_BYTES_MAX};
 use crate::model::{MerchantId, Role};
 
 /// What the surface works with.
@@ -78,6 +78,12 @@ impl Admin {
         let id: Option<MerchantId> = request.param("id").parse().ok();
         id.filter(|id| self.engine.registry.merchant(id).is_some()).ok_or_else(unknown_merchant)
     }
+}
+
+/// Reads a body that has nothing to say: none at all, or an object without members.
+async fn no_fields(request: &mut Request) -> Result<(), Problem> {
+    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
+    if body.is_empty() { Ok(()) } else { Fields::parse(&body)?.finish() }
 }
 
 fn unknown_merchant() -> Problem {

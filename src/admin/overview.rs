@@ -78,7 +78,8 @@ pub(super) async fn endpoints(admin: Arc<Admin>, request: Request) -> Result<Res
     let mut found = engine.registry.endpoints();
     found.sort_unstable_by(|a, b| a.merchant.cmp(&b.merchant));
     let shown = found.iter().map(|endpoint| shown(engine, endpoint));
-    let mut data: Vec<ShownEndpoint> = shown.filter(|shown| state.as_deref().is_none_or(|s| shown.is(s))).collect();
+    let wanted = shown.filter(|shown| state.as_deref().is_none_or(|state| shown.is(state)));
+    let mut data: Vec<ShownEndpoint> = wanted.take(ENDPOINTS_MAX + 1).collect();
     let has_more = data.len() > ENDPOINTS_MAX;
     data.truncate(ENDPOINTS_MAX);
     let attempts_known_since = engine.pulse.since().to_string();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Admin;
-use crate::http::{Fields, Problem, Request, Response, SMALL_BODY_BYTES_MAX, StatusCode, response};
+use super::{Admin, no_fields};
+use crate::http::{Problem, Request, Response, StatusCode, response};
 
 #[derive(Serialize)]
 struct Shown {
@@ -19,10 +19,7 @@ struct Shown {
 pub(super) async fn create(admin: Arc<Admin>, mut request: Request) -> Result<Response, Problem> {
     admin.require_operator(&request)?;
     let merchant = admin.known_merchant(&request)?;
-    let body = request.read_json(SMALL_BODY_BYTES_MAX).await?;
-    if !body.is_empty() {
-        Fields::parse(&body)?.finish()?;
-    }
+    no_fields(&mut request).await?;
     let link = admin.engine.portal.mint(&merchant);
     let url = format!("{}{}", admin.dashboard_url, link.path());
     Ok(response::json(StatusCode::CREATED, &Shown { url, expires_at: link.expires_at.to_string() }))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Dispatcher, Done};
-use crate::model::{Delivery, EndpointId, Event, EventId, Location, MerchantId, Status, resource_hash};
+use crate::model::{Delivery, EndpointId, Event, EventId, Location, MerchantId, Status};
 use crate::shard::Recall;
 use crate::store::{Dossier, Settlement, StoreError};
 
@@ -195,22 +195,8 @@ impl Dispatcher {
 fn renewed(event: &Event, location: Location, known: Option<Delivery>, endpoint: EndpointId) -> Delivery {
     match known {
         Some(delivery) => Delivery { endpoint, ..delivery },
-        None => Delivery {
-            event: event.id,
-            endpoint,
-            merchant: event.merchant.clone(),
-            event_type: event.event_type,
-            resource: resource_hash(event.resource_id.as_deref()),
-            sequence: event.sequence,
-            location,
-            written: location,
-            last_attempt: None,
-            attempts: 0,
-            attempts_before: 0,
-            status: Status::Skipped,
-            due: event.id.accepted_at(),
-            payload: None,
-            traceparent: None,
-        },
+        None => {
+            Delivery { status: Status::Skipped, ..Delivery::first(event, endpoint, location, event.id.accepted_at()) }
+        }
     }
 }

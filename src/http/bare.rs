@@ -4,8 +4,8 @@
 //! Never touches the answer of a handler: that one carries a `Request-Id`.
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{StatusCode, http};
 
 use super::connection::{complete, request_id};
 use super::problem::Problem;
@@ -38,7 +38,7 @@ pub(super) fn replaced(theirs: &[u8]) -> Option<Bytes> {
     Some(ours.into())
 }
 
-fn problem(status: http::StatusCode) -> Option<Problem> {
+fn problem(status: StatusCode) -> Option<Problem> {
     match status {
         StatusCode::BAD_REQUEST => Some(Problem::bad_request("malformed_request", "This is no HTTP/1.1 request.")),
         StatusCode::URI_TOO_LONG => Some(Problem::new(status, "uri_too_long", "The URI is too long.")),

@@ -1,8 +1,9 @@
 //! A client's byte stream under deadlines: for the first byte, for the head, for each write; and a close that
 //! lets the client read our last answer.
 //!
-//! Never looks at a byte that comes in, and at none that goes out but to know an answer of hyper's own. hyper has one timeout for idle connections and for heads, and none for clients that
-//! do not read; an idle connection may last long, a head that drips may not.
+//! Never looks at a byte that comes in, and at none that goes out but to know an answer of hyper's own. hyper has one
+//! timeout for idle connections and for heads, and none for clients that do not read; an idle connection may last long,
+//! a head that drips may not.
 
 use std::io;
 use std::pin::Pin;

@@ -208,6 +208,13 @@ pub struct Attempt {
     pub response: Option<Response>,
 }
 
+impl Attempt {
+    /// When its outcome was known: with the head of an answer, before its body was read.
+    pub fn decided_at(&self) -> Timestamp {
+        self.started_at.plus_ms(self.duration_ms.into())
+    }
+}
+
 /// What follows from an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

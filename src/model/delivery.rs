@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{EndpointId, EventId, EventType, InvalidId, Location, MerchantId, Timestamp};
+use super::{EndpointId, Event, EventId, EventType, InvalidId, Location, MerchantId, Timestamp, resource_hash};
 
 /// How far an event has come, as the merchant sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,6 +113,27 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// As it begins: the event that stands at `location` is owed to an endpoint from `due` on, and nothing was tried.
+    pub fn first(event: &Event, endpoint: EndpointId, location: Location, due: Timestamp) -> Delivery {
+        Delivery {
+            event: event.id,
+            endpoint,
+            merchant: event.merchant.clone(),
+            event_type: event.event_type,
+            resource: resource_hash(event.resource_id.as_deref()),
+            sequence: event.sequence,
+            location,
+            written: location,
+            last_attempt: None,
+            attempts: 0,
+            attempts_before: 0,
+            status: Status::Pending,
+            due,
+            payload: None,
+            traceparent: None,
+        }
+    }
+
     /// Its place in the endpoint's queue.
     pub fn key(&self) -> DueKey {
         (self.due, self.event)

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::model::{
     Attempt, Delivery, Digest, DueKey, Endpoint, EndpointId, Event, EventId, Key, KeyId, Location, Merchant,
-    MerchantId, OwnerKind, Status, Timestamp, resource_hash,
+    MerchantId, OwnerKind, Status, Timestamp,
 };
 
 /// How long a producer's key is remembered.
@@ -266,7 +266,8 @@ impl State {
         };
         let delivery = addressee
             .filter(|_| self.merchants.contains_key(&event.merchant))
-            .map(|endpoint| first_delivery(&event, endpoint, location, now));
+            // Due by the clock and not by the id, which runs ahead of a clock that went back: nothing waits for it.
+            .map(|endpoint| Delivery::first(&event, endpoint, location, now));
         let notice = delivery.clone().map(|delivery| {
             Notice::Accepted(Delivery {
                 payload: Some(event.payload.clone()),
@@ -371,28 +372,6 @@ impl Kept {
             last_attempt: self.attempts.last().map(summary),
             damaged: false,
         }
-    }
-}
-
-/// A delivery as it begins. It is due by the clock and not by the id, which runs ahead of a clock that
-/// went back: nothing waits for the clock to catch up.
-fn first_delivery(event: &Event, endpoint: EndpointId, location: Location, now: Timestamp) -> Delivery {
-    Delivery {
-        event: event.id,
-        endpoint,
-        merchant: event.merchant.clone(),
-        event_type: event.event_type,
-        resource: resource_hash(event.resource_id.as_deref()),
-        sequence: event.sequence,
-        location,
-        written: location,
-        last_attempt: None,
-        attempts: 0,
-        attempts_before: 0,
-        status: Status::Pending,
-        due: now,
-        payload: None,
-        traceparent: None,
     }
 }
 

@@ -220,21 +220,12 @@ fn event(segments: &Segments, location: Location) -> Result<Event, StoreError> {
 /// The state of a delivery to which nothing is owed any more.
 fn settled(event: &Event, item: &HistoryItem, endpoint: EndpointId, entry: &Entry) -> Delivery {
     Delivery {
-        event: event.id,
-        endpoint,
-        merchant: event.merchant.clone(),
-        event_type: event.event_type,
-        resource: resource_hash(event.resource_id.as_deref()),
-        sequence: event.sequence,
-        location: entry.location,
         written: entry.last_attempt.unwrap_or(entry.location),
         last_attempt: entry.last_attempt,
         attempts: item.attempts,
         attempts_before: item.attempts,
         status: item.status,
-        due: entry.when,
-        payload: None,
-        traceparent: None,
+        ..Delivery::first(event, endpoint, entry.location, entry.when)
     }
 }
 
