@@ -364,6 +364,7 @@ fn probes(metrics: &Metrics) -> Probes {
         commit_bytes: metrics.commit_bytes.clone(),
         index_rebuilds: metrics.index_rebuilds.clone(),
         segments_dropped: metrics.segments_dropped.clone(),
+        events_damaged: metrics.events_damaged.clone(),
     }
 }
 

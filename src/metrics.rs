@@ -127,6 +127,8 @@ pub struct Metrics {
     pub watchers: Gauge,
     /// Journal files dropped by retention.
     pub segments_dropped: Counter,
+    /// Events with a damaged record.
+    pub events_damaged: Counter,
     /// 1 while the process takes work.
     pub ready: Gauge,
 }
@@ -192,6 +194,7 @@ impl Metrics {
                 "posthaste_journal_segments_dropped_total",
                 "Journal files dropped because they were past their time",
             ),
+            events_damaged: of.counter("posthaste_events_damaged_total", "Events of which a record is damaged"),
             ready: of.gauge("posthaste_ready", "1 while the process takes work"),
             recorder: Arc::clone(&recorder),
         };

@@ -14,7 +14,8 @@ use crate::model::{Attempt, ErrorCode, Event, Response};
 #[derive(Serialize)]
 pub(super) struct Item {
     id: String,
-    sequence: u64,
+    /// `null` only of a damaged one.
+    sequence: Option<u64>,
     event_type: &'static str,
     resource_id: Option<String>,
     status: &'static str,
@@ -24,6 +25,9 @@ pub(super) struct Item {
     delivered_at: Option<String>,
     next_attempt_at: Option<String>,
     last_attempt: Option<LastAttempt>,
+    /// A record of it cannot be read any more; what stands here is what is left.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
 }
 
 #[derive(Serialize)]
@@ -38,7 +42,7 @@ impl Item {
     pub(super) fn of(item: &HistoryItem) -> Item {
         Item {
             id: item.id.to_string(),
-            sequence: item.sequence,
+            sequence: (!item.damaged || item.sequence > 0).then_some(item.sequence),
             event_type: item.event_type.as_str(),
             resource_id: item.resource_id.as_deref().map(str::to_owned),
             status: item.status.as_str(),
@@ -53,6 +57,7 @@ impl Item {
                 error_code: attempt.error.map(ErrorCode::as_str),
                 duration_ms: attempt.duration_ms,
             }),
+            damaged: item.damaged,
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::portal;
 use crate::recovery;
 use crate::transport::{DnsResolver, HyperTransport, Limits, ResolverLimits, Settings, SetupFault, USER_AGENT_TEXT};
 
+/// Files that are open whatever the limits: listeners, the index, look-ups of names, logs.
+const OWN_FILES: u64 = 128;
+
 /// Why the parts cannot be made from this configuration; a sentence that says what to change.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuildFault {
@@ -110,6 +113,15 @@ pub(super) fn rules(config: &Config) -> egress::Rules {
     }
 }
 
+/// Files that may be open at once where every limit of the configuration is reached: connections, and the journal's
+/// files, which stay open to be read.
+pub(super) fn files_max(config: &Config) -> u64 {
+    let (storage, delivery, transport) = (&config.storage, &config.delivery, &config.transport);
+    let accepted: usize = config.listeners().iter().map(|(_, listener)| listener.connections_max).sum();
+    let segments = storage.retention_bytes_max / storage.segment_bytes;
+    (accepted + delivery.in_flight_max + transport.idle_connections_max + segments) as u64 + OWN_FILES
+}
+
 pub(super) fn limits(config: &Config) -> engine::Limits {
     let (storage, delivery, dashboard) = (&config.storage, &config.delivery, &config.dashboard);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -128,7 +140,7 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             retention_bytes_max: storage.retention_bytes_max as u64,
             idempotency_ms: storage.idempotency_window_ms,
             reserve_bytes: storage.reserve_bytes as u64,
-            ..StoreLimits::default()
+            retention_every_ms: storage.retention_every_ms,
         },
         shard: ShardLimits {
             in_flight_max: delivery.in_flight_max,

@@ -61,7 +61,7 @@ pub fn serve(options: &ServeOptions) -> ExitCode {
         Err(faults) => return fail(EXIT_CONFIG, format_args!("the configuration is wrong:\n{faults}")),
     };
     log(&config.log);
-    allow_files();
+    allow_files(build::files_max(&config));
     let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(EXIT_CONFIG, format_args!("starting threads: {error}")),
@@ -97,13 +97,20 @@ impl Bound {
 
 /// Takes as many open files as the host allows at most. The usual 1024 to begin with is less than the connections
 /// that the limits of the configuration let in, and without a file the journal cannot go on either.
-fn allow_files() {
+fn allow_files(files_max: u64) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return;
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
         tracing::warn!(%error, files = current, "the limit of open files cannot be raised");
+    }
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < files_max) {
+        tracing::warn!(
+            allowed,
+            files_max,
+            "the host allows fewer open files than the limits of the configuration may take: connections wait or fail \
+             before their own limits are reached"
+        );
     }
 }
 

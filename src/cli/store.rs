@@ -42,7 +42,7 @@ enum StoreAction {
     Export(ConfigOptions),
 }
 
-/// 0 where all is well, 1 where `verify` found something, 74 where the disk or what it holds is damaged, 78 where
+/// 0 where all is well, 1 where `verify` found something or an export is not whole, 74 where the disk or what it holds is damaged, 78 where
 /// the configuration is wrong or another process uses the directory.
 pub fn store(request: &StoreRequest) -> ExitCode {
     let (StoreAction::Verify(source) | StoreAction::Rebuild { source, .. } | StoreAction::Export(source)) =
@@ -81,6 +81,10 @@ fn verified(dir: &Path, limits: &StoreLimits) -> ExitCode {
 fn exported(dir: &Path, limits: &StoreLimits) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     match export(dir, limits, &SystemClock, &mut out) {
+        Ok(done) if done.damaged > 0 => {
+            let what = "of which a record is damaged are marked; `posthaste store verify` names the ranges";
+            fail(EXIT_UNSOUND, format_args!("{} events {what}", done.damaged))
+        }
         Ok(_) => ExitCode::SUCCESS,
         Err(ExportFault::Open(fault)) => refused(&fault),
         Err(fault) => fail(EXIT_DISK, fault),

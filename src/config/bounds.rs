@@ -36,6 +36,7 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.bytes("storage.reserve_bytes", storage.reserve_bytes, 0, 64 * GIB);
     check.ms("storage.retention_age", storage.retention_age_ms, HOUR_MS, 3650 * DAY_MS);
     check.bytes("storage.retention_bytes_max", storage.retention_bytes_max, 4 * MIB, 1024 * TIB);
+    check.ms("storage.retention_every", storage.retention_every_ms, 10, HOUR_MS);
     check.ms("storage.idempotency_window", storage.idempotency_window_ms, DAY_MS, 7 * DAY_MS);
     check.require("storage.data_dir", !storage.data_dir.as_os_str().is_empty(), "must be a directory");
     let delivery = &config.delivery;

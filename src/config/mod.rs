@@ -148,6 +148,9 @@ pub struct Storage {
     /// Of the journal.
     #[serde(deserialize_with = "units::bytes")]
     pub retention_bytes_max: usize,
+    /// Between two looks.
+    #[serde(rename = "retention_every", deserialize_with = "units::ms")]
+    pub retention_every_ms: u64,
     /// For producers' keys.
     #[serde(rename = "idempotency_window", deserialize_with = "units::ms")]
     pub idempotency_window_ms: u64,

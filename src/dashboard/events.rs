@@ -79,12 +79,15 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn of(item: &HistoryItem, now: Timestamp) -> Row {
-        let answer = item.last_attempt.map(|attempt| match (attempt.status_code, attempt.error) {
-            (Some(code), _) => code.to_string(),
-            (None, Some(error)) => error.as_str().to_owned(),
-            (None, None) => String::new(),
-        });
-        let error: Option<ErrorCode> = item.last_attempt.and_then(|attempt| attempt.error);
+        let (answer, meaning) = match item.last_attempt {
+            _ if item.damaged => ("not readable".to_owned(), words::DAMAGED),
+            None => (String::new(), ""),
+            Some(attempt) => {
+                let code = attempt.status_code.map(|code| code.to_string());
+                let error = attempt.error.map_or("", ErrorCode::as_str);
+                (code.unwrap_or_else(|| error.to_owned()), attempt.error.map_or("", |error| words::fault(error).0))
+            }
+        };
         Row {
             id: item.id.to_string(),
             sequence: item.sequence,
@@ -96,8 +99,8 @@ impl Row {
             created: words::moment(item.id.accepted_at()),
             created_full: item.id.accepted_at().to_string(),
             attempts: item.attempts,
-            answer: answer.unwrap_or_default(),
-            answer_meaning: error.map_or("", |error| words::fault(error).0),
+            answer,
+            answer_meaning: meaning,
             took: item.last_attempt.map(|attempt| words::duration(attempt.duration_ms.into())).unwrap_or_default(),
             next: item.next_attempt_at.map(|at| words::distance(at, now)).unwrap_or_default(),
         }

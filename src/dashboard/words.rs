@@ -4,6 +4,10 @@
 
 use crate::model::{DisabledReason, EndpointState, ErrorCode, EventType, Standing, Status, Timestamp};
 
+/// Of an event of which the disk has lost a part.
+pub(super) const DAMAGED: &str =
+    "Part of what was kept of this event cannot be read any more. Whoever runs this service has been told.";
+
 /// `2026-01-31 12:00:00`, UTC.
 pub(super) fn moment(at: Timestamp) -> String {
     let text = at.to_string();

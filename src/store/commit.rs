@@ -346,7 +346,7 @@ impl Committer {
                 Due::Change(answer) => drop(answer.send(Ok(()))),
             }
         }
-        if self.index.overlay().changes() >= self.unindexed_max / 4 {
+        if self.index.overlay().changes() >= self.unindexed_max / 2 {
             let _ = self.nudge.try_send(());
             self.index.wait_for_room(self.unindexed_max);
         }

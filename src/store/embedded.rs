@@ -17,11 +17,12 @@ use metrics::{Counter, Histogram};
 
 use super::admission::{Admission, Reserve};
 use super::commit::{Batch, Command, Committer, short};
+use super::damage::Damage;
 use super::index::Index;
 use super::journal::codec::Undecodable;
 use super::journal::{MakeRoom, Segments};
 use super::recovery::{Recovered, recover, take};
-use super::retention::Retention;
+use super::retention::{Progress, Retention};
 use super::{
     Acceptance, Backlog, Catalog, Change, Dossier, DuePage, HistoryPage, HistoryQuery, NewEvent, NoticeSink, Receipt,
     Refusal, Settlement, Store, StoreError, StoreFigures,
@@ -72,7 +73,7 @@ impl Default for Limits {
             free_bytes_min: 1 << 30,
             settle_delay_ms: 50,
             index_flush_ms: 1_000,
-            unindexed_max: 200_000,
+            unindexed_max: 100_000,
             index_cache_bytes: 64 << 20,
             retention_age_ms: 30 * DAY_MS,
             retention_bytes_max: 20 << 30,
@@ -96,6 +97,8 @@ pub struct Probes {
     pub index_rebuilds: Counter,
     /// Segments dropped because they were past their time.
     pub segments_dropped: Counter,
+    /// Events of which a reader found a record damaged.
+    pub events_damaged: Counter,
 }
 
 impl Default for Probes {
@@ -106,6 +109,7 @@ impl Default for Probes {
             commit_bytes: Histogram::noop(),
             index_rebuilds: Counter::noop(),
             segments_dropped: Counter::noop(),
+            events_damaged: Counter::noop(),
         }
     }
 }
@@ -142,6 +146,7 @@ pub enum OpenFault {
 pub struct EmbeddedStore {
     index: Arc<Index>,
     segments: Arc<Segments>,
+    damage: Damage,
     clock: Arc<dyn Clock>,
     commands: Sender<Command>,
     admission: Arc<Admission>,
@@ -173,11 +178,10 @@ impl EmbeddedStore {
         let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
         let known = Known::of(&index).map_err(|error| OpenFault::Disk(error.to_string()))?;
         index.overlay_mut().begin_live();
-        let (commands, inbox) = unbounded();
-        let (nudge, nudged) = bounded(1);
+        let ((commands, inbox), (nudge, nudged)) = (unbounded(), bounded(1));
         let segments = journal.segments();
         admission.journal_grew(segments.total_bytes());
-        let segments_dropped = probes.segments_dropped.clone();
+        let (dropped, damage) = (probes.segments_dropped.clone(), Damage::new(probes.events_damaged.clone()));
         let committer = Committer {
             journal,
             index: Arc::clone(&index),
@@ -214,15 +218,16 @@ impl EmbeddedStore {
             clock: Arc::clone(&clock),
             admission: Arc::clone(&admission),
             limits,
-            dropped: segments_dropped,
+            dropped,
             fatal,
             stopping: Arc::clone(&stopping),
-            bytes_patience: 0,
+            progress: Progress::default(),
         }));
         let threads = start(committer, inbox, indexer, nudged, &retention, limits.retention_every_ms)?;
         Ok(EmbeddedStore {
             index,
             segments,
+            damage,
             clock,
             commands,
             admission,
@@ -332,11 +337,12 @@ impl Store for EmbeddedStore {
     }
 
     fn page(&self, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
-        super::query::page(&self.index, &self.segments, query)
+        super::query::page(&self.index, &self.segments, &self.damage, query)
     }
 
     fn dossier(&self, merchant: &MerchantId, id: EventId) -> Result<Option<Dossier>, StoreError> {
-        super::query::dossier(&self.index, &self.segments, merchant, id)
+        let dossier = super::query::dossier(&self.index, &self.segments, merchant, id);
+        dossier.inspect_err(|error| self.damage.met(id, error))
     }
 
     fn event(&self, delivery: &Delivery) -> Result<Event, StoreError> {

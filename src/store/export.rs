@@ -9,14 +9,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use metrics::Counter;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::damage::Damage;
 use super::embedded::{Limits, OpenFault, Probes};
 use super::index::{Index, key, value};
 use super::journal::{Journal, Segments};
 use super::recovery::{Recovered, recover, take};
-use super::{Dossier, HistoryQuery, StoreError};
+use super::{Dossier, HistoryItem, HistoryQuery, StoreError};
 use crate::clock::Clock;
 use crate::model::{Attempt, EventId, EventType, MerchantId, Role};
 
@@ -42,6 +44,8 @@ pub enum ExportFault {
 pub struct Exported {
     /// Events.
     pub events: u64,
+    /// Of these, events of which a record is damaged.
+    pub damaged: u64,
     /// Lines in all.
     pub lines: u64,
 }
@@ -104,6 +108,9 @@ struct EventLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
     attempts: Vec<AttemptLine>,
+    /// A record of it cannot be read any more: the payload and the attempts are missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
 }
 
 #[derive(Serialize)]
@@ -119,7 +126,9 @@ struct AttemptLine {
 pub fn export(dir: &Path, limits: &Limits, clock: &dyn Clock, out: &mut dyn Write) -> Result<Exported, ExportFault> {
     let _lock = take(dir)?;
     let Recovered { journal, index, .. } = recover(dir, limits, clock, &Probes::default(), || Box::new(|| false))?;
-    let mut export = Export { index: &index, segments: Journal::segments(&journal), out, done: Exported::default() };
+    let damage = Damage::new(Counter::noop());
+    let segments = Journal::segments(&journal);
+    let mut export = Export { index: &index, segments, damage, out, done: Exported::default() };
     export.catalog()?;
     export.owners()?;
     let mut sequences: Vec<_> = super::query::sequences(&index)?.into_iter().collect();
@@ -137,6 +146,7 @@ pub fn export(dir: &Path, limits: &Limits, clock: &dyn Clock, out: &mut dyn Writ
 struct Export<'a> {
     index: &'a Index,
     segments: Arc<Segments>,
+    damage: Damage,
     out: &'a mut dyn Write,
     done: Exported,
 }
@@ -210,11 +220,16 @@ impl Export<'_> {
             limit: PAGE,
         };
         loop {
-            let page = super::query::page(self.index, &self.segments, &query)?;
+            let page = super::query::page(self.index, &self.segments, &self.damage, &query)?;
             for item in &page.items {
-                let dossier = super::query::dossier(self.index, &self.segments, merchant, item.id)?;
-                let dossier = dossier.ok_or_else(|| value::damaged("a line of history leads nowhere"))?;
-                self.line(&Line::Event(Box::new(event_line(dossier))))?;
+                let line = match super::query::dossier(self.index, &self.segments, merchant, item.id) {
+                    Err(error) if error.is_damage() => {
+                        self.done.damaged += 1;
+                        what_is_left(merchant, item)
+                    }
+                    dossier => event_line(dossier?.ok_or_else(|| value::damaged("a line of history leads nowhere"))?),
+                };
+                self.line(&Line::Event(Box::new(line)))?;
                 self.done.events += 1;
             }
             let Some(last) = page.items.last().filter(|_| page.more) else { return Ok(()) };
@@ -242,6 +257,29 @@ fn event_line(dossier: Dossier) -> EventLine {
         payload,
         payload_base64,
         attempts: attempts.iter().map(attempt_line).collect(),
+        damaged: false,
+    }
+}
+
+/// An event of which a record is damaged.
+fn what_is_left(merchant: &MerchantId, item: &HistoryItem) -> EventLine {
+    EventLine {
+        id: item.id.to_string(),
+        merchant_id: merchant.to_string(),
+        sequence: item.sequence,
+        event_type: item.event_type.as_str(),
+        resource_id: item.resource_id.as_deref().map(str::to_owned),
+        traceparent: None,
+        occurred_at: None,
+        created_at: item.id.accepted_at().to_string(),
+        status: item.status.as_str(),
+        endpoint: None,
+        delivered_at: item.delivered_at.map(|at| at.to_string()),
+        next_attempt_at: item.next_attempt_at.map(|at| at.to_string()),
+        payload: None,
+        payload_base64: None,
+        attempts: Vec::new(),
+        damaged: true,
     }
 }
 

@@ -383,6 +383,7 @@ impl Kept {
             next_attempt_at: waiting.map(|delivery| delivery.due),
             last_attempt: self.attempts.last().map(summary),
             expired: self.status() == Status::Failed && self.attempted != Some((Status::Failed, self.settled_at)),
+            damaged: false,
         }
     }
 }

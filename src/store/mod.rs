@@ -6,6 +6,7 @@
 mod admission;
 mod carry;
 mod commit;
+mod damage;
 pub mod embedded;
 pub mod export;
 mod index;
@@ -237,6 +238,9 @@ pub struct HistoryItem {
     pub last_attempt: Option<AttemptSummary>,
     /// Whether it has failed because it was due for too long, rather than by its last attempt.
     pub expired: bool,
+    /// A record of it cannot be read any more. What stands here is what its other records say; a sequence of 0 and no
+    /// attempt mean that none does.
+    pub damaged: bool,
 }
 
 /// The line of the history about an attempt.
@@ -294,6 +298,20 @@ pub enum StoreError {
     /// The index refused; the text says what sled said.
     #[error("index: {0}")]
     Index(String),
+}
+
+impl StoreError {
+    /// Whether it is what the disk holds that is at fault, and reading it again will not help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Corrupt(_) => true,
+            StoreError::Io { source, .. } => {
+                source.kind() == std::io::ErrorKind::UnexpectedEof
+                    || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            StoreError::Index(_) => false,
+        }
+    }
 }
 
 /// Figures for metrics and health.

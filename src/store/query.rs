@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::carry::{accepted_of, chain, expect};
+use super::damage::Damage;
 use super::embedded::index_fault;
 use super::index::key::{self, Run};
 use super::index::value::{self, Owed};
 use super::index::{Entry, Index};
-use super::journal::codec::{self, EndpointV2, KeyV1, MerchantV2, SettledV1};
+use super::journal::codec::{self, AcceptedV1, AttemptV1, EndpointV2, KeyV1, MerchantV2, SettledV1};
 use super::journal::{Kind, Segments};
 use super::{AttemptSummary, Catalog, Dossier, DuePage, HistoryItem, HistoryPage, HistoryQuery, StoreError};
 use crate::model::{
@@ -76,7 +77,13 @@ pub(super) fn due(index: &Index, endpoint: EndpointId, from: DueKey, limit: usiz
 }
 
 /// A page of history: a merge of at most types × statuses ordered runs.
-pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+/// An event of which a record is damaged keeps its line.
+pub(super) fn page(
+    index: &Index,
+    segments: &Segments,
+    damage: &Damage,
+    query: &HistoryQuery,
+) -> Result<HistoryPage, StoreError> {
     let runs = runs(&query.merchant, query.resource_id.as_deref(), &query.event_types, &query.statuses);
     let (mut first, mut last) = (query.first, query.last);
     let mut page = HistoryPage::default();
@@ -85,6 +92,8 @@ pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> 
     }
     let mut looks = 0;
     'look: while !page.more && first <= last {
+        // What stood before it when the look began was not copied forward. What is dropped later may have been.
+        let kept_from = segments.first();
         let mut found = index.events(&runs, first, last, query.descending, query.limit + 1)?;
         found.sort_unstable_by_key(|(_, id, _)| *id);
         if query.descending {
@@ -94,7 +103,7 @@ pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> 
         // Beyond these, a run that was read up to its limit may hold some that are missing here.
         found.truncate(query.limit + 1);
         for (run, id, entry) in found {
-            if !segments.keeps(entry.location) {
+            if entry.location.segment() < kept_from {
                 (first, last) = if query.descending { (first, id.before()) } else { (id.after(), last) };
                 continue;
             }
@@ -104,10 +113,15 @@ pub(super) fn page(index: &Index, segments: &Segments, query: &HistoryQuery) -> 
                     looks += 1;
                     continue 'look;
                 }
+                Err(error) if error.is_damage() => {
+                    damage.met(id, &error);
+                    remains(segments, &runs[run], id, &entry)
+                }
                 item => item?,
             };
             // Two resources may share a hash; only the one asked for is shown.
-            if query.resource_id.is_none() || item.resource_id.as_deref() == query.resource_id.as_deref() {
+            let is_other = item.resource_id.as_deref() != query.resource_id.as_deref() && !item.damaged;
+            if query.resource_id.is_none() || !is_other {
                 page.more = page.items.len() == query.limit;
                 if page.more {
                     break;
@@ -132,8 +146,10 @@ pub(super) fn dossier(
 ) -> Result<Option<Dossier>, StoreError> {
     let runs = runs(merchant, None, &[], &[]);
     for _ in 0..LOOKS_MAX {
+        // As in a page.
+        let kept_from = segments.first();
         let found = index.events(&runs, id, id, true, 1)?;
-        let found = found.into_iter().find(|(_, _, entry)| segments.keeps(entry.location));
+        let found = found.into_iter().find(|(_, _, entry)| entry.location.segment() >= kept_from);
         let Some((run, _, entry)) = found else { return Ok(None) };
         let read = read(segments, &runs[run], id, &entry);
         let (item, event, attempts) = match read {
@@ -222,43 +238,65 @@ fn attempts(segments: &Segments, newest: Option<Location>) -> Result<Vec<Attempt
 
 /// One line of history.
 fn item(segments: &Segments, run: &Run, id: EventId, entry: &Entry) -> Result<HistoryItem, StoreError> {
-    let (header, bytes) = segments.read_meta(entry.location)?;
-    expect(&header, Kind::is_event, entry.location)?;
-    let meta = accepted_of(header.kind, &bytes)?;
-    let last = match entry.last_attempt {
-        Some(location) => {
-            let (header, bytes) = segments.read_meta(location)?;
-            expect(&header, Kind::is_attempt, location)?;
-            Some(codec::decode::<SettledV1>(&bytes).map_err(index_fault)?)
-        }
-        None => None,
-    };
-    let summary = match last.as_ref().and_then(|meta| meta.attempt.as_ref()) {
-        Some(attempt) => {
-            let (status_code, error, duration_ms) = attempt.summary().map_err(index_fault)?;
-            Some(AttemptSummary { at: attempt.started_at(), status_code, error, duration_ms })
-        }
-        None => None,
+    let accepted = accepted_at(segments, entry.location)?;
+    let last = entry.last_attempt.map(|location| settled_at(segments, location)).transpose()?;
+    line(run, id, entry, Some(&accepted), last.as_ref())
+}
+
+/// The line of an event of which a record is damaged.
+fn remains(segments: &Segments, run: &Run, id: EventId, entry: &Entry) -> HistoryItem {
+    let accepted = accepted_at(segments, entry.location).ok();
+    let last = entry.last_attempt.and_then(|location| settled_at(segments, location).ok());
+    let known = line(run, id, entry, accepted.as_ref(), last.as_ref());
+    let known = known.or_else(|_| line(run, id, entry, accepted.as_ref(), None));
+    HistoryItem { damaged: true, ..known.expect("only what is said of an attempt may make no sense") }
+}
+
+fn accepted_at(segments: &Segments, location: Location) -> Result<AcceptedV1, StoreError> {
+    let (header, bytes) = segments.read_meta(location)?;
+    expect(&header, Kind::is_event, location)?;
+    accepted_of(header.kind, &bytes)
+}
+
+fn settled_at(segments: &Segments, location: Location) -> Result<SettledV1, StoreError> {
+    let (header, bytes) = segments.read_meta(location)?;
+    expect(&header, Kind::is_attempt, location)?;
+    codec::decode(&bytes).map_err(index_fault)
+}
+
+/// What index and records say of an event together.
+fn line(
+    run: &Run,
+    id: EventId,
+    entry: &Entry,
+    accepted: Option<&AcceptedV1>,
+    last: Option<&SettledV1>,
+) -> Result<HistoryItem, StoreError> {
+    let summary = |attempt: &AttemptV1| {
+        let (status_code, error, duration_ms) = attempt.summary().map_err(index_fault)?;
+        Ok::<_, StoreError>(AttemptSummary { at: attempt.started_at(), status_code, error, duration_ms })
     };
     // Where the newest attempt did not end it, nothing did but time.
-    let ended_by_attempt = match &last {
+    let ended_by_attempt = match last {
         Some(meta) => {
             let (_, status) = meta.statuses().map_err(index_fault)?;
             status == Status::Failed && Timestamp::from_ms(meta.at) == entry.when
         }
         None => false,
     };
+    let sequence = accepted.map(|meta| meta.sequence).or_else(|| last.map(|meta| meta.sequence));
     Ok(HistoryItem {
         id,
-        sequence: meta.sequence,
+        sequence: sequence.unwrap_or(0),
         event_type: run.event_type,
-        resource_id: meta.resource_id.as_deref().map(Into::into),
+        resource_id: accepted.and_then(|meta| meta.resource_id.as_deref()).map(Into::into),
         status: run.status,
-        attempts: last.as_ref().map_or(0, |meta| meta.attempts),
+        attempts: last.map_or(0, |meta| meta.attempts),
         delivered_at: (run.status == Status::Delivered).then_some(entry.when),
         next_attempt_at: run.status.is_waiting().then_some(entry.when),
-        last_attempt: summary,
+        last_attempt: last.and_then(|meta| meta.attempt.as_ref()).map(summary).transpose()?,
         expired: run.status == Status::Failed && !ended_by_attempt,
+        damaged: false,
     })
 }
 

@@ -50,7 +50,7 @@ pub(super) fn recover(
         Err(error) => start_anew(&index_dir, &error, probes, open)?,
     };
     let recovered = replay(&journal_dir, limits, clock, make_room(), first_present, index, watermark)?;
-    let Err(error) = recovered.index.audit(clock.now()) else { return Ok(recovered) };
+    let Err(error) = recovered.index.audit() else { return Ok(recovered) };
     drop(recovered);
     let (index, watermark) = start_anew(&index_dir, &error, probes, open)?;
     replay(&journal_dir, limits, clock, make_room(), first_present, index, watermark)
@@ -89,7 +89,8 @@ fn replay(
     let mut replayer = Replayer::new(first_present, last_event);
     let replay = |location: Location, record: &Record| {
         replayer.apply(&index, location, record).map_err(|error| error.to_string())?;
-        if index.overlay().changes() >= limits.unindexed_max {
+        // What one generation and the one before it may hold is written behind later, not before anything is served.
+        if index.overlay().changes() >= limits.unindexed_max.saturating_mul(2) {
             index.flush(clock.now()).map_err(|error| error.to_string())?;
         }
         Ok(())

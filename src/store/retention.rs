@@ -4,7 +4,7 @@
 //! deletes a segment before the index is durable past everything that was copied out of it, nor one before an
 //! earlier one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,6 +33,10 @@ const SEGMENTS_MAX: usize = 4;
 const CHUNK_RECORDS_MAX: usize = 512;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
+/// Blocks of history swept for each event dropped: so many that the rest of what was dropped stays a fraction of what
+/// is kept.
+const SWEPT_PER_EVENT: usize = 2;
+
 /// Entries of one record of what is kept.
 const KEPT_MAX: usize = 4096;
 
@@ -50,9 +54,20 @@ pub(super) struct Retention {
     pub(super) dropped: Counter,
     pub(super) fatal: Fatal,
     pub(super) stopping: Arc<AtomicBool>,
-    /// Dropping by size freed next to nothing: it is not tried again before the journal has so many bytes.
-    pub(super) bytes_patience: u64,
+    pub(super) progress: Progress,
 }
+
+/// What one pass leaves to the next.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Dropping by size freed next to nothing: it is not tried again before the journal has so many bytes.
+    bytes_patience: u64,
+    /// How far what was left of dropped events has been swept out of the index; `None`: nowhere yet.
+    swept_to: Option<Vec<u8>>,
+}
+
+/// Events that are owed.
+type Owed = HashSet<EventId>;
 
 /// Why a pass ended before it was done.
 enum Interrupted {
@@ -115,9 +130,11 @@ impl Retention {
         let Some(last) = old.last() else { return Ok(false) };
         let first = last.number + 1;
         self.tell(|answer| Command::Condemn { first, answer })?;
+        // From here on whatever becomes of such a delivery takes it along: what is not among these need not be looked for.
+        let owed = self.index.owed_before(first)?;
         let (mut sequences, mut moved) = (BTreeMap::new(), 0);
         for segment in &old {
-            moved += self.copy_forward(segment, &mut sequences, now)?;
+            moved += self.copy_forward(segment, owed.as_ref(), &mut sequences, now)?;
         }
         let sequences = sequences.into_iter().collect();
         self.carry(Vec::new(), KeptV1 { sequences, ..KeptV1::default() })?;
@@ -127,7 +144,7 @@ impl Retention {
         if by_bytes && moved as u64 > freed / 2 {
             let total = self.admission.journal_bytes.load(Ordering::Relaxed);
             let step = u64::from(self.limits.segment_bytes).max(self.limits.retention_bytes_max / 16);
-            self.bytes_patience = total.saturating_add(step);
+            self.progress.bytes_patience = total.saturating_add(step);
             tracing::warn!(
                 journal_bytes = total,
                 "what is still owed takes most of the room that history may have (storage.retention_bytes_max)"
@@ -161,7 +178,7 @@ impl Retention {
         let old = (0..candidates).take_while(|nth| is_old(*nth)).count();
         let mut total = self.admission.journal_bytes.load(Ordering::Relaxed);
         let mut many = 0;
-        if total > self.bytes_patience {
+        if total > self.progress.bytes_patience {
             while many < candidates && total > self.limits.retention_bytes_max {
                 total = total.saturating_sub(segments[many].file.metadata().map_or(0, |found| found.len()));
                 many += 1;
@@ -175,6 +192,7 @@ impl Retention {
     fn copy_forward(
         &self,
         segment: &Segment,
+        owed: Option<&Owed>,
         sequences: &mut BTreeMap<String, u64>,
         now: Timestamp,
     ) -> Result<usize, Interrupted> {
@@ -185,7 +203,7 @@ impl Retention {
             let (chunk, end) = next_chunk(&mut scanner, segment)?;
             ended = end;
             let mut kept = KeptV1::default();
-            let bundles = self.still_owed(&chunk)?;
+            let bundles = self.still_owed(&chunk, owed)?;
             for (_, record) in &chunk {
                 self.still_counts(record, &mut kept, sequences, now)?;
             }
@@ -197,14 +215,17 @@ impl Retention {
         Ok(moved)
     }
 
-    /// The events of a chunk to which an attempt is owed.
-    fn still_owed(&self, chunk: &[(Location, Record)]) -> Result<Vec<Bundle>, StoreError> {
+    /// The events of a chunk to which an attempt is owed; `owed` are all that can be.
+    fn still_owed(&self, chunk: &[(Location, Record)], owed: Option<&Owed>) -> Result<Vec<Bundle>, StoreError> {
         let mut events = Vec::new();
         let mut stretches: BTreeMap<(MerchantId, EventType), (EventId, EventId)> = BTreeMap::new();
         for (location, record) in chunk.iter().filter(|(_, record)| record.header.kind.is_event()) {
             let accepted = accepted_of(record.header.kind, &record.meta)?;
             let (merchant, id) = (accepted.merchant().map_err(index_fault)?, EventId::from_u128(accepted.id));
             let event_type = accepted.event_type().map_err(index_fault)?;
+            if owed.is_some_and(|owed| !owed.contains(&id)) {
+                continue;
+            }
             let run = (merchant, event_type);
             if record.header.kind == Kind::Accepted {
                 // Their ids follow each other as their records do: one look finds the few that wait.
@@ -217,16 +238,16 @@ impl Retention {
         for ((merchant, event_type), (first, last)) in stretches {
             waiting.extend(self.index.waiting(&merchant, event_type, first, last)?);
         }
-        let mut owed = Vec::new();
+        let mut bundles = Vec::new();
         for (location, record, accepted, (merchant, event_type), id) in events {
             if record.header.kind == Kind::Carried {
                 waiting.extend(self.index.waiting(&merchant, event_type, id, id)?);
             }
             // Only the newest copy counts.
             let Some(found) = waiting.get(&id).filter(|(_, entry)| entry.location == location) else { continue };
-            owed.extend(Bundle::load(&self.index, &self.segments, accepted, record.payload.clone(), *found)?);
+            bundles.extend(Bundle::load(&self.index, &self.segments, accepted, record.payload.clone(), *found)?);
         }
-        Ok(owed)
+        Ok(bundles)
     }
 
     /// Gathers what counts of a record beside its event.
@@ -292,7 +313,7 @@ impl Retention {
     }
 
     /// Deletes every segment that does not count any more; how many bytes that freed.
-    fn delete(&self) -> Result<u64, Interrupted> {
+    fn delete(&mut self) -> Result<u64, Interrupted> {
         let first = self.segments.first();
         let old: Vec<Segment> = self.segments.all().into_iter().filter(|segment| segment.number < first).collect();
         if old.is_empty() {
@@ -300,11 +321,18 @@ impl Retention {
         }
         // What the index needs of them must be durable elsewhere first.
         self.index.checkpoint(self.clock.now())?;
+        for segment in &old {
+            let dropped = self.events_of(segment)?;
+            self.index.trim(&dropped, first)?;
+            let Some(any) = dropped.first() else { continue };
+            // Anywhere will do to begin with.
+            let from = self.progress.swept_to.get_or_insert_with(|| any.place());
+            self.index.sweep(from, first, dropped.len() * SWEPT_PER_EVENT)?;
+        }
+        // Once they are gone nobody can tell any more what to trim.
+        self.index.sync()?;
         let mut freed = 0;
         for segment in old {
-            let dropped = self.events_of(&segment)?;
-            self.index.trim(&dropped, first)?;
-            self.index.checkpoint(self.clock.now())?;
             let bytes = self.segments.remove(segment.number);
             let bytes = bytes.map_err(|source| StoreError::Io { context: "deleting a segment".into(), source })?;
             self.admission.journal_shrank(bytes);

@@ -36,6 +36,8 @@ pub(crate) struct Item {
     pub(crate) status: String,
     pub(crate) resource: String,
     pub(crate) attempts: u64,
+    /// A record of it cannot be read, and it says so.
+    pub(crate) damaged: bool,
 }
 
 /// A client with connections of its own that it keeps.
@@ -161,11 +163,13 @@ impl Access {
 
 fn item(value: &Value) -> Item {
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let damaged = value["damaged"] == true;
     Item {
         id: text("id"),
-        sequence: value["sequence"].as_u64().expect("a sequence"),
+        sequence: value["sequence"].as_u64().or_else(|| damaged.then_some(0)).expect("a sequence"),
         status: text("status"),
         resource: text("resource_id"),
         attempts: value["attempt_count"].as_u64().expect("a count"),
+        damaged,
     }
 }

@@ -8,13 +8,16 @@ use crate::access::Item;
 use crate::appliance::Addresses;
 use crate::ledger::{Evidence, digest};
 use crate::report::Report;
-use crate::scene::{Fate, Merchant, Scene};
+use crate::scene::{ATTEMPTS_MAX, Fate, Merchant, Scene};
 
 /// More faults than this say nothing more.
 const FAULTS_SHOWN_MAX: usize = 20;
 
 /// Events of each merchant whose stored payload is looked at.
 const PAYLOADS_READ_MAX: usize = 25;
+
+/// The status of what is not in the history any more.
+const DROPPED: &str = "dropped";
 
 /// What the comparison found.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub(crate) struct Verdict {
     pub(crate) failed: u64,
     /// Canceled or skipped because of what the merchant did.
     pub(crate) withdrawn: u64,
+    /// Past its time and not in the history any more; nothing was owed of it.
+    pub(crate) dropped: u64,
     /// Acknowledged, and not in the history.
     pub(crate) lost: u64,
     /// Said to be delivered, and no receiver has taken it.
@@ -56,6 +61,7 @@ impl Verdict {
             ("waiting", self.waiting),
             ("failed", self.failed),
             ("withdrawn", self.withdrawn),
+            ("dropped", self.dropped),
             ("lost", self.lost),
             ("false_deliveries", self.false_deliveries),
             ("duplicates", self.duplicates),
@@ -74,10 +80,16 @@ pub(crate) fn judge(scene: &Scene, at: &Addresses, evidence: &Evidence) -> Verdi
     let mut stored: HashMap<String, Item> = HashMap::new();
     let mut by_resource: HashMap<String, String> = HashMap::new();
     let mut unread = HashSet::new();
+    let is_known_whole = !scene.forgets || evidence.submitted.values().all(|event| !event.acks.is_empty());
     for (nth, merchant) in scene.merchants.iter().enumerate() {
         match scene.access.history(at, &merchant.key) {
-            Ok(items) => {
-                check_sequences(&mut verdict, merchant, &items);
+            Ok(mut items) => {
+                complete(&mut verdict, evidence, merchant, &mut items);
+                if scene.forgets {
+                    items.extend(dropped(evidence, nth, merchant, &items));
+                    items.sort_unstable_by(|left, right| left.id.cmp(&right.id));
+                }
+                check_sequences(&mut verdict, merchant, &items, is_known_whole);
                 for item in &items {
                     check_origin(&mut verdict, evidence, nth, item, &mut by_resource);
                 }
@@ -104,14 +116,64 @@ pub(crate) fn judge(scene: &Scene, at: &Addresses, evidence: &Evidence) -> Verdi
     verdict
 }
 
-/// Without a gap, from one, in the order of the ids.
-fn check_sequences(verdict: &mut Verdict, merchant: &Merchant, items: &[Item]) {
-    for (nth, item) in items.iter().enumerate() {
-        if item.sequence != nth as u64 + 1 {
-            let (id, found) = (&item.id, item.sequence);
-            verdict.note(format!("{}: {id} has sequence {found} where {} is due", merchant.name, nth + 1));
+/// What was acknowledged, is not in the history and need not be: nothing was owed of it any more, as far as the
+/// world can know.
+fn dropped(evidence: &Evidence, nth: usize, merchant: &Merchant, items: &[Item]) -> Vec<Item> {
+    let stored: HashSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
+    let mut arrivals: HashMap<&str, (u64, bool)> = HashMap::new();
+    for arrival in &evidence.arrivals {
+        let (count, is_taken) = arrivals.entry(arrival.id.as_str()).or_default();
+        (*count, *is_taken) = (*count + 1, *is_taken | arrival.is_taken);
+    }
+    let acked = evidence.submitted.iter().filter(|(_, event)| event.merchant == nth);
+    let acked = acked.filter_map(|(resource, event)| Some((resource, event.acks.first()?)));
+    let gone = acked.filter(|(_, ack)| !stored.contains(ack.id.as_str()));
+    gone.filter(|(_, ack)| {
+        let (attempts, is_taken) = arrivals.get(ack.id.as_str()).copied().unwrap_or_default();
+        is_taken || merchant.fate == Fate::Leaving || (merchant.manner.fails() && attempts >= ATTEMPTS_MAX)
+    })
+    .map(|(resource, ack)| Item {
+        id: ack.id.clone(),
+        sequence: ack.sequence,
+        status: DROPPED.to_owned(),
+        resource: resource.clone(),
+        attempts: 0,
+        damaged: false,
+    })
+    .collect()
+}
+
+/// Of what says itself that it is damaged, puts in what the world knows of it where it has nothing to say.
+fn complete(verdict: &mut Verdict, evidence: &Evidence, merchant: &Merchant, items: &mut [Item]) {
+    let mut due = 1;
+    for item in items {
+        if item.damaged {
+            verdict.unreadable.push(format!("{}: {} is damaged", merchant.name, item.id));
+            let known = evidence.submitted.iter().find(|(_, event)| event.acks.iter().any(|ack| ack.id == item.id));
+            let ack = known.map(|(resource, event)| (resource.as_str(), event.acks[0].sequence));
+            let (resource, sequence) = ack.unwrap_or(("", due));
+            if item.sequence == 0 {
+                item.sequence = sequence;
+            }
+            if item.resource.is_empty() {
+                resource.clone_into(&mut item.resource);
+            }
+        }
+        due = item.sequence + 1;
+    }
+}
+
+/// Without a gap, from one, in the order of the ids. Where events were dropped of which the world does not know,
+/// there may be gaps.
+fn check_sequences(verdict: &mut Verdict, merchant: &Merchant, items: &[Item], is_known_whole: bool) {
+    let mut due = 1;
+    for item in items {
+        let (id, found) = (&item.id, item.sequence);
+        if found != due && (is_known_whole || found < due) {
+            verdict.note(format!("{}: {id} has sequence {found} where {due} is due", merchant.name));
             return;
         }
+        due = found + 1;
     }
     if let Some(pair) = items.windows(2).find(|pair| pair[0].id >= pair[1].id) {
         verdict.note(format!("{}: {} does not come before {}", merchant.name, pair[0].id, pair[1].id));
@@ -127,6 +189,8 @@ fn check_origin(
     by_resource: &mut HashMap<String, String>,
 ) {
     match evidence.submitted.get(&item.resource) {
+        // Nobody knows which one it was.
+        None if item.damaged => return,
         None => verdict.note(format!("{} of {:?} was never handed in", item.id, item.resource)),
         Some(event) if event.merchant != merchant => {
             verdict.note(format!("{} of {} is in another merchant's history", item.id, item.resource));
@@ -147,7 +211,7 @@ fn check_payloads(
     items: &[Item],
 ) {
     let step = items.len().div_ceil(PAYLOADS_READ_MAX).max(1);
-    for item in items.iter().rev().step_by(step) {
+    for item in items.iter().rev().step_by(step).filter(|item| item.status != DROPPED) {
         match scene.access.payload(at, &merchant.key, &item.id) {
             Ok(payload) => {
                 let expected = evidence.submitted.get(&item.resource).map(|event| event.digest);
@@ -212,7 +276,7 @@ fn check_states(verdict: &mut Verdict, scene: &Scene, evidence: &Evidence, store
             continue;
         };
         match item.status.as_str() {
-            "delivered" | "failed" if item.attempts == 0 => {
+            "delivered" | "failed" if item.attempts == 0 && !item.damaged => {
                 verdict.note(format!("{} is {} without an attempt", item.id, item.status));
             }
             "delivered" if taken.contains(item.id.as_str()) => verdict.delivered += 1,
@@ -220,9 +284,10 @@ fn check_states(verdict: &mut Verdict, scene: &Scene, evidence: &Evidence, store
                 verdict.false_deliveries += 1;
                 verdict.note(format!("FALSE: {} is said to be delivered to {}", item.id, merchant.name));
             }
-            "failed" if merchant.manner != crate::receivers::Manner::Prompt => verdict.failed += 1,
+            "failed" if merchant.manner.fails() => verdict.failed += 1,
             "canceled" | "skipped" if merchant.fate == Fate::Leaving => verdict.withdrawn += 1,
             status if is_waiting(status) => verdict.waiting += 1,
+            DROPPED => verdict.dropped += 1,
             status => verdict.note(format!("{} of {} is {status}", item.id, merchant.name)),
         }
     }

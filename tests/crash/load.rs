@@ -22,6 +22,9 @@ const END_PATIENCE: Duration = Duration::from_secs(120);
 /// Between two tries where the last was not answered or refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
+/// Events that a producer may hand in a second time.
+const PAST_MAX: usize = 50;
+
 const TYPES: [&str; 4] = ["card_transaction", "account_transaction", "account_topup", "card_state"];
 
 /// Everybody who sends.
@@ -140,14 +143,15 @@ impl Sender {
             let lines = if lines_max == 1 { 1 } else { dice.within(1..lines_max) };
             let mut drafts: Vec<Draft> = (0..lines).map(|_| self.draft(&mut dice)).collect();
             if dice.percent(3)
-                && let Some(old) = past.get(usize::try_from(dice.number() % 50).expect("small"))
+                && let Some(old) = past.get(usize::try_from(dice.number() % PAST_MAX as u64).expect("small"))
             {
                 drafts.push(old.clone());
             }
             self.see_through(&drafts, lines_max > 1);
             past.extend(drafts.into_iter().take(1));
-            if past.len() > 50 {
-                past.remove(0);
+            if past.len() > PAST_MAX {
+                // Some stay for long.
+                past.swap_remove(usize::try_from(dice.number() % PAST_MAX as u64).expect("small"));
             }
         }
     }

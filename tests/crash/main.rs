@@ -28,6 +28,7 @@ mod planted;
 mod power;
 mod receivers;
 mod report;
+mod retention;
 mod scene;
 mod stopping;
 mod surroundings;

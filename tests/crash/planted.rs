@@ -15,6 +15,7 @@ use crate::faults::Slot;
 use crate::kills;
 use crate::power::{self, Product};
 use crate::report::{Report, is_long};
+use crate::retention;
 
 /// Tries that may pass before the bug has to be caught.
 const TRIES_MAX: u64 = 12;
@@ -60,6 +61,11 @@ fn a_replay_from_the_wrong_sequence_is_caught() {
 #[test]
 fn a_record_that_is_trimmed_too_many_is_caught() {
     planted("trim_one_record_too_many", |report, dice, product| power::flight(report, dice, 12, product));
+}
+
+#[test]
+fn an_owed_event_that_is_not_copied_forward_is_caught() {
+    planted("forget_to_copy_forward", |report, dice, product| retention::under_kills(report, dice, 10, product));
 }
 
 /// Builds the product with a bug and lets a case catch it; in the long form only.

@@ -16,7 +16,7 @@ use crate::faults::{Faults, Slot};
 use crate::ledger::Evidence;
 use crate::load::{Load, Pace};
 use crate::report::{Report, rounds};
-use crate::scene::{CAST, Scene, directory};
+use crate::scene::{CAST, Scene, directory, forgetful};
 use crate::survivor::{self, Disk};
 
 /// Cuts of one recorded run.
@@ -88,6 +88,8 @@ pub(crate) struct Product {
     pub(crate) program: Option<PathBuf>,
     /// Lies that its disk tells.
     pub(crate) lies: Vec<Slot>,
+    /// Whether it drops history all the time.
+    pub(crate) forgets: bool,
 }
 
 impl Product {
@@ -116,7 +118,12 @@ pub(crate) fn flight(report: &mut Report, dice: &mut Dice, cuts: u64, product: &
             nth => AFTER + nth,
         })
     };
-    let mut scene = Scene::set_in(root, &CAST, dice, |launch| faults.around(product.launch(launch)), moments);
+    let around = |launch: Launch| {
+        let launch = faults.around(product.launch(launch));
+        if product.forgets { forgetful(launch) } else { launch }
+    };
+    let mut scene = Scene::set_in(root, &CAST, dice, around, moments);
+    scene.forgets = product.forgets;
     scene.plain = product.launch(scene.plain);
     let mut disk = Disk::read(&scene.launch.data_dir);
     if product.is_planted() {
@@ -128,9 +135,10 @@ pub(crate) fn flight(report: &mut Report, dice: &mut Dice, cuts: u64, product: &
     }
     let appliance = scene.start();
     faults.set(Slot::SyncDelayMs, dice.within(0..8));
+    let (times, seconds) = if product.forgets { (4, 15) } else { (1, 4) };
     let load = Load::begin(&scene, dice, Pace { singles: 2, batches: 1, bytes_max: 12_000, churn: true });
-    let enough = dice.within(RECORD_BYTES);
-    let deadline = Instant::now() + Duration::from_secs(4);
+    let enough = dice.within(RECORD_BYTES) * times;
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     while fs::metadata(&record).expect("the record is there").len() < enough && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -33,6 +33,13 @@ pub(crate) enum Manner {
     Holding,
 }
 
+impl Manner {
+    /// Whether an attempt may fail.
+    pub(crate) fn fails(self) -> bool {
+        matches!(self, Manner::Flapping | Manner::Failing)
+    }
+}
+
 pub(crate) struct Receivers {
     address: SocketAddr,
     released: watch::Sender<bool>,

@@ -17,6 +17,12 @@ use crate::receivers::{Manner, Receivers};
 /// How long a backlog may take to drain, on a busy machine, in a debug build.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
 
+/// Attempts before a delivery has failed.
+pub(crate) const ATTEMPTS_MAX: u64 = 6;
+
+/// What history may take where it is dropped: as little as may be set.
+pub(crate) const RETENTION_BYTES: u64 = 4 << 20;
+
 /// A merchant of the scene.
 #[derive(Clone, Debug)]
 pub(crate) struct Merchant {
@@ -64,6 +70,8 @@ pub(crate) struct Scene {
     pub(crate) whereabouts: Arc<Whereabouts>,
     pub(crate) access: Access,
     pub(crate) drain_patience: Duration,
+    /// Whether history is dropped.
+    pub(crate) forgets: bool,
     pub(crate) root: TempDir,
 }
 
@@ -135,6 +143,7 @@ impl Scene {
             whereabouts: Arc::default(),
             access,
             drain_patience: DRAIN_PATIENCE,
+            forgets: false,
             root,
         }
     }
@@ -239,6 +248,13 @@ impl Scene {
     }
 }
 
+/// Settings under which history is dropped all the time.
+pub(crate) fn forgetful(launch: Launch) -> Launch {
+    launch
+        .with("POSTHASTE__STORAGE__RETENTION_BYTES_MAX", format!("{RETENTION_BYTES}B"))
+        .with("POSTHASTE__STORAGE__RETENTION_EVERY", "20ms")
+}
+
 /// A directory for a case; it stays behind where that is asked for.
 pub(crate) fn directory() -> TempDir {
     let mut root = tempfile::Builder::new().prefix("posthaste-crash-").tempdir().expect("a directory");
@@ -249,7 +265,7 @@ pub(crate) fn directory() -> TempDir {
 /// Settings that let a case end soon: short waits after a failure, small segments, a quick index.
 fn quick(launch: Launch) -> Launch {
     launch
-        .with("POSTHASTE__DELIVERY__RETRY_SCHEDULE", ["100ms"; 5].join(","))
+        .with("POSTHASTE__DELIVERY__RETRY_SCHEDULE", ["100ms"; ATTEMPTS_MAX as usize - 1].join(","))
         .with("POSTHASTE__DELIVERY__BREAKER_WAIT", "5ms")
         .with("POSTHASTE__DELIVERY__BREAKER_WAIT_MAX", "10ms")
         .with("POSTHASTE__STORAGE__SEGMENT_BYTES", "1MiB")

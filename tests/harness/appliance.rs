@@ -57,6 +57,14 @@ impl Appliance {
         Appliance::launch(shell, dir, &[]).unwrap_or_else(|log| panic!("the appliance did not start:\n{log}"))
     }
 
+    /// On a host that allows so many open files.
+    pub(crate) fn start_with_files_max(dir: &Path, files_max: u32) -> Appliance {
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -n {files_max}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, env!("CARGO_BIN_EXE_posthaste")]);
+        Appliance::launch(shell, dir, &[]).unwrap_or_else(|log| panic!("the appliance did not start:\n{log}"))
+    }
+
     /// `Err` is what it wrote to standard error.
     pub(crate) fn try_start_in(dir: &Path, settings: Settings<'_>) -> Result<Appliance, String> {
         Appliance::launch(Command::new(env!("CARGO_BIN_EXE_posthaste")), dir, settings)

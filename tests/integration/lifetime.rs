@@ -177,3 +177,11 @@ fn the_manual_is_a_configuration_and_a_key_is_its_digest() {
     let appliance = Appliance::start(&[("AUTH__OPERATOR_KEY", &digest)]);
     assert_eq!(Client::new(appliance.says("admin"), Some(&key)).get("/admin/v1/stats").status, 200);
 }
+
+#[test]
+fn a_host_that_allows_too_few_open_files_is_told_at_the_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (status, log) = Appliance::start_with_files_max(dir.path(), 512).stop();
+    assert!(status.success(), "it serves all the same: {log}");
+    assert!(log.contains("allows fewer open files") && log.contains("allowed=512"), "{log}");
+}

@@ -30,6 +30,7 @@ mod resending;
 mod schedule;
 mod secrecy;
 mod signatures;
+mod store_tools;
 mod treatment;
 mod turmoil;
 mod wire;

@@ -8,24 +8,28 @@ mod audit;
 mod compare;
 pub(crate) mod key;
 mod layered;
+mod line;
 mod overlay;
 mod posting;
 mod tree;
 mod trim;
 pub(crate) mod value;
 
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp};
 use crate::store::StoreError;
 
 use key::Run;
 use layered::Layered;
+use line::Line;
 use overlay::Generation;
 use tree::{Tree, Write};
-use value::{Known, Waiting, Watermark};
+use value::{Known, Owed, Waiting, Watermark};
 
 pub(crate) use overlay::Overlay;
 pub(crate) use posting::Entry;
@@ -39,8 +43,12 @@ const EXPIRED_MIN: usize = 2_000;
 #[derive(Debug)]
 pub(crate) struct Index {
     tree: Tree,
-    /// Held while sled is written to. Whether the watermark that was written last is durable.
-    writer: Mutex<bool>,
+    /// One generation at a time is written behind.
+    flushes: Line,
+    /// For whoever writes to sled: those who write behind, those who trim.
+    writers: Line,
+    /// Whether the watermark that was written last is durable.
+    watermark_durable: AtomicBool,
     /// Half days for which a producer's key is known, the one it came in included.
     buckets_kept: u32,
     overlay: RwLock<Overlay>,
@@ -50,9 +58,12 @@ pub(crate) struct Index {
     room: (Mutex<()>, Condvar),
 }
 
-/// Writes of history gathered before they go to sled together: each of its batches costs two synchronous writes,
-/// however little it holds.
-const RUN_WRITES_MAX: usize = 256;
+/// Writes gathered before they go to sled together, because each of its batches costs two synchronous writes however
+/// little it holds; then whoever else writes has its turn.
+const TURN_WRITES_MAX: usize = 1024;
+
+/// Deliveries that are looked through for those that stand in old segments.
+const OWED_MAX: usize = 50_000;
 
 /// A stretch of places and up to which record it is true.
 pub(crate) struct Stretch {
@@ -77,7 +88,9 @@ impl Index {
         }
         let index = Index {
             tree,
-            writer: Mutex::new(true),
+            flushes: Line::default(),
+            writers: Line::default(),
+            watermark_durable: AtomicBool::new(true),
             buckets_kept: key::buckets_kept(keys_ms),
             overlay: RwLock::new(overlay),
             gate: RwLock::new(()),
@@ -107,29 +120,33 @@ impl Index {
 
     /// Writes what has gathered to sled and makes it durable, but for the watermark: the next call does that.
     pub(crate) fn flush(&self, now: Timestamp) -> Result<(), StoreError> {
-        let mut watermark_durable = self.writer();
+        let _flush = self.flushes.wait();
         let generation = {
             let _gate = self.gate.write().expect("no panic while held");
             let rotated = self.overlay_mut().rotate();
             match rotated {
                 Some(generation) => generation,
-                None if *watermark_durable => return Ok(()),
-                None => {
-                    self.tree.sync()?;
-                    *watermark_durable = true;
-                    return Ok(());
-                }
+                None if self.watermark_durable.load(Ordering::Acquire) => return Ok(()),
+                None => return self.sync(),
             }
         };
         self.notify_room();
-        self.tree.apply(generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone())))?;
-        self.tree.apply(generation.count_changes())?;
+        let plain = generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone()));
+        let mut plain = plain.chain(generation.count_changes()).peekable();
+        while plain.peek().is_some() {
+            let _turn = self.writers.wait();
+            self.tree.apply(plain.by_ref().take(TURN_WRITES_MAX))?;
+        }
         let mut writes = Vec::new();
+        let mut turn = Some(self.writers.wait());
         for (run, events) in &generation.runs {
             self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect(), &mut writes)?;
-            // Runs share no place, so that one may be read while what another changes is not yet written.
-            if writes.len() >= RUN_WRITES_MAX {
+            // Runs share no place, so that one may be read while what another changes is not yet written. Whoever else
+            // writes may change it afterwards: what was read of it is written by then.
+            if writes.len() >= TURN_WRITES_MAX {
                 self.tree.apply(writes.drain(..))?;
+                drop(turn.take());
+                turn = Some(self.writers.wait());
             }
         }
         self.tree.apply(writes)?;
@@ -137,7 +154,7 @@ impl Index {
         // Everything the watermark covers is durable before the watermark is written.
         self.tree.sync()?;
         self.tree.apply([(key::WATERMARK.to_vec(), Some(value::encode(&generation.watermark)))])?;
-        *watermark_durable = false;
+        self.watermark_durable.store(false, Ordering::Release);
         self.overlay_mut().flushing = None;
         Ok(())
     }
@@ -145,19 +162,20 @@ impl Index {
     /// Writes what has gathered and makes it durable, the watermark included.
     pub(crate) fn checkpoint(&self, now: Timestamp) -> Result<(), StoreError> {
         self.flush(now)?;
-        let mut watermark_durable = self.writer();
+        self.sync()
+    }
+
+    /// Makes durable what was written.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let _turn = self.writers.wait();
         self.tree.sync()?;
-        *watermark_durable = true;
+        self.watermark_durable.store(true, Ordering::Release);
         Ok(())
     }
 
     /// What went wrong with the index while it was read or written, where something did.
     pub(crate) fn fault(&self) -> Option<StoreError> {
         self.tree.fault()
-    }
-
-    fn writer(&self) -> MutexGuard<'_, bool> {
-        self.writer.lock().expect("no panic while held")
     }
 
     fn notify_room(&self) {
@@ -331,6 +349,20 @@ impl Index {
         Ok(found.into_iter().map(|(nth, id, entry)| (id, (WAITING[nth], entry))))
     }
 
+    /// The events that are owed and stand before segment `first`; `None` where so much is owed that it is not looked
+    /// through.
+    pub(crate) fn owed_before(&self, first: u32) -> Result<Option<HashSet<EventId>>, StoreError> {
+        let owed = self.stretch(&[key::OWED], &[key::OWED + 1], OWED_MAX)?;
+        let mut events = HashSet::new();
+        for (key, bytes) in &owed.pairs {
+            let (_, event) = key::owed_parts(key).ok_or_else(|| value::damaged("an outbox key is torn"))?;
+            if value::decode::<Owed>(bytes)?.location().segment() < first {
+                events.insert(event);
+            }
+        }
+        Ok((!owed.more).then_some(events))
+    }
+
     /// Half days for which a producer's key is known, the one it came in included.
     pub(crate) fn buckets_kept(&self) -> u32 {
         self.buckets_kept
@@ -428,20 +460,23 @@ fn flush_block(
     changes: &[(EventId, Option<Entry>)],
     writes: &mut Vec<Write>,
 ) -> Result<(), StoreError> {
-    let (old_key, old) = match block {
-        Some((key, bytes)) => {
-            (Some(key), posting::decode(&bytes).ok_or_else(|| value::damaged("a block of history is torn"))?)
-        }
-        None => (None, Vec::new()),
+    let old = match &block {
+        Some((_, bytes)) => posting::decode(bytes).ok_or_else(|| value::damaged("a block of history is torn"))?,
+        None => Vec::new(),
     };
     let merged = posting::merge(old, changes);
-    if let (Some(key), true) = (&old_key, merged.is_empty()) {
+    if let (Some((key, _)), true) = (&block, merged.is_empty()) {
         writes.push((key.clone(), None));
     }
     for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
         // The first block keeps its key: it is the lower bound of what it may hold.
-        let kept = old_key.as_ref().filter(|_| nth == 0).cloned();
-        writes.push((kept.unwrap_or_else(|| key::block(prefix, chunk[0].0)), Some(posting::encode(chunk))));
+        let kept = block.as_ref().filter(|_| nth == 0);
+        let bytes = posting::encode(chunk);
+        if kept.is_some_and(|(_, old)| *old == bytes) {
+            // It was full, and what comes goes behind it.
+            continue;
+        }
+        writes.push((kept.map_or_else(|| key::block(prefix, chunk[0].0), |(key, _)| key.clone()), Some(bytes)));
     }
     Ok(())
 }

@@ -15,6 +15,9 @@ use crate::store::StoreError;
 /// Operations in one sled batch: larger ones were measured to hold gigabytes.
 const BATCH_OPERATIONS_MAX: usize = 256;
 
+/// sled counts its pages as they are on disk. In memory they were measured to take more than twice as much.
+const CACHE_SIZE_FACTOR: u64 = 2;
+
 /// sled moves greater values to files that it never syncs.
 const VALUE_LEN_MAX: usize = 64 << 10;
 
@@ -120,6 +123,16 @@ impl Tree {
         Range { pairs, fault, guard: self.guard.clone() }
     }
 
+    /// Hands over every key from `from` (inclusive) to `to` (exclusive), in order; none is copied.
+    pub(crate) fn each_key(&self, from: &[u8], to: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), StoreError> {
+        self.guard.run(|| {
+            for pair in self.opened().tree.range::<&[u8], _>(from..to) {
+                each(&pair?.0);
+            }
+            Ok(())
+        })
+    }
+
     /// Writes in order, a batch at a time; a crash may leave any number of whole batches.
     pub(crate) fn apply(&self, writes: impl IntoIterator<Item = Write>) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
@@ -221,7 +234,7 @@ fn load(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree), StoreErr
         .spawn(move || {
             let db = sled::Config::new()
                 .path(&path)
-                .cache_capacity(cache_bytes)
+                .cache_capacity(cache_bytes / CACHE_SIZE_FACTOR)
                 .flush_every_ms(None)
                 .use_compression(false)
                 .open()?;

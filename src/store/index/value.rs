@@ -27,6 +27,11 @@ pub(crate) struct Owed {
 }
 
 impl Owed {
+    /// Where its event stands.
+    pub(crate) fn location(&self) -> Location {
+        Location(self.location)
+    }
+
     pub(crate) fn of(delivery: &Delivery) -> Owed {
         Owed {
             location: delivery.location.0,
