@@ -2,11 +2,12 @@
 //!
 //! Never faster than the pace, never past the fair queue: each event waits for its endpoint's turn like any other. All
 //! of a period never get in the way of live events: each is queued only once its endpoint has nothing else to do, and
-//! an endpoint that rests or is held is waited for. Never outlives the process: what was queued is kept, what was not
-//! yet reached is not remembered.
+//! an endpoint that rests or is held is waited for, as long as nobody else needs the place. Never goes on to another
+//! webhook than the one for which it began. Never outlives the process: what was queued is kept, what was not yet
+//! reached is not remembered.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::dispatcher::{Control, ResendFault, Resent, shard_of};
 use crate::history::{History, HistoryQuery, StoreError};
-use crate::model::{EventId, EventType, MerchantId, Status, Timestamp};
+use crate::model::{EndpointId, EventId, EventType, MerchantId, Status, Timestamp};
 use crate::registry::Registry;
 
 /// Recoveries that are remembered, ended ones included.
@@ -28,6 +29,12 @@ const PAGE: usize = 100;
 /// How often a busy endpoint is looked at: at first, and twice as long each time up to the longest.
 const LOOK: Duration = Duration::from_millis(10);
 const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// What a page says of an event is not relied on for longer: somebody may have sent it again by hand since.
+const PAGE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// A recovery that has waited for its endpoint for so long gives its place to another one where none is left.
+const WAIT_MS_MAX: i64 = 60_000;
 
 /// How much may be recovered how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +74,11 @@ impl Resender {
         answered.await.map_err(|_| ResendFault::Stopped)?
     }
 
-    /// Whether the merchant's endpoint could make an attempt at this moment, and has none to make.
-    async fn has_leisure(&self, merchant: &MerchantId) -> Result<bool, ResendFault> {
-        let endpoint = self.registry.endpoint_of(merchant).ok_or(ResendFault::NoEndpoint)?.id;
+    /// Whether the endpoint could make an attempt at this moment, and has none to make.
+    async fn has_leisure(&self, merchant: &MerchantId, endpoint: EndpointId) -> Result<bool, ResendFault> {
+        if self.registry.endpoint(endpoint).is_none() {
+            return Err(ResendFault::NoEndpoint);
+        }
         let (answer, answered) = oneshot::channel();
         self.ask(merchant, Control::Leisure { endpoint, answer })?;
         answered.await.map_err(|_| ResendFault::Stopped)
@@ -129,7 +138,8 @@ pub enum Stage {
     Done,
     /// Stopped by its merchant.
     Canceled,
-    /// Stopped because the webhook is gone, the store cannot be read, or the process ends.
+    /// Stopped because the webhook is gone, the store cannot be read, or another merchant needed its place while its own
+    /// endpoint took nothing.
     Broken,
 }
 
@@ -154,20 +164,30 @@ pub enum NotBegun {
     Busy,
     /// Nothing is to be recovered.
     Nothing,
+    /// The merchant has no webhook.
+    NoEndpoint,
 }
 
-struct Job {
+struct Recovery {
+    /// The webhook for which it began.
+    endpoint: EndpointId,
     period: Period,
     count: Count,
     queued: AtomicUsize,
-    is_canceled: AtomicBool,
+    /// Since when, in milliseconds, it has been waiting for its endpoint; 0: it is not.
+    waits_since_ms: AtomicI64,
     started_at: Timestamp,
     ended: Mutex<Option<(Stage, Timestamp)>>,
 }
 
-impl Job {
+impl Recovery {
     fn is_running(&self) -> bool {
         self.ended().is_none()
+    }
+
+    /// Ends it. Its walk takes note before its next event. What has ended already stays as it ended.
+    fn end(&self, stage: Stage, now: Timestamp) {
+        self.ended().get_or_insert((stage, now));
     }
 
     fn progress(&self) -> Progress {
@@ -193,14 +213,14 @@ pub struct Recoveries {
     history: History,
     clock: Arc<dyn Clock>,
     limits: Limits,
-    jobs: Mutex<HashMap<MerchantId, Arc<Job>>>,
+    known: Mutex<HashMap<MerchantId, Arc<Recovery>>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Recoveries {
     /// None is under way.
     pub fn new(resender: Resender, history: History, clock: Arc<dyn Clock>, limits: Limits) -> Recoveries {
-        Recoveries { resender, history, clock, limits, jobs: Mutex::default(), tasks: Mutex::default() }
+        Recoveries { resender, history, clock, limits, known: Mutex::default(), tasks: Mutex::default() }
     }
 
     /// The moment up to which there is anything to be recovered.
@@ -229,52 +249,74 @@ impl Recoveries {
         if count.matching == 0 {
             return Ok(Err(NotBegun::Nothing));
         }
-        let mut jobs = self.jobs();
-        if jobs.get(merchant).is_some_and(|job| job.is_running()) {
-            return Ok(Err(NotBegun::Running));
+        let Some(endpoint) = self.resender.registry.endpoint_of(merchant) else {
+            return Ok(Err(NotBegun::NoEndpoint));
+        };
+        let mut known = self.known();
+        if let Err(refused) = self.make_room(&mut known, merchant) {
+            return Ok(Err(refused));
         }
-        if jobs.values().filter(|job| job.is_running()).count() >= self.limits.running_max {
-            return Ok(Err(NotBegun::Busy));
-        }
-        if jobs.len() >= REMEMBERED_MAX {
-            jobs.retain(|_, job| job.is_running());
-        }
-        let job = Arc::new(Job {
+        let recovery = Arc::new(Recovery {
+            endpoint: endpoint.id,
             period,
             count,
             queued: AtomicUsize::new(0),
-            is_canceled: AtomicBool::new(false),
+            waits_since_ms: AtomicI64::new(0),
             started_at: self.clock.now(),
             ended: Mutex::new(None),
         });
         let walk = Walk {
             resender: self.resender.clone(),
             history: self.history.clone(),
+            clock: Arc::clone(&self.clock),
             pace: Duration::from_secs(1) / self.limits.per_second.max(1),
             merchant: merchant.clone(),
-            job: Arc::clone(&job),
+            recovery: Arc::clone(&recovery),
         };
-        let (progress, clock) = (job.progress(), Arc::clone(&self.clock));
-        jobs.insert(merchant.clone(), Arc::clone(&job));
+        let progress = recovery.progress();
+        known.insert(merchant.clone(), recovery);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
-            let stage = walk.stage_at_end().await;
-            *job.ended() = Some((stage, clock.now()));
-        });
+        tasks.spawn(walk.run());
         Ok(Ok(progress))
+    }
+
+    /// Sees to it that one more recovery may run.
+    fn make_room(&self, known: &mut HashMap<MerchantId, Arc<Recovery>>, merchant: &MerchantId) -> Result<(), NotBegun> {
+        if known.get(merchant).is_some_and(|recovery| recovery.is_running()) {
+            return Err(NotBegun::Running);
+        }
+        let running = || known.values().filter(|recovery| recovery.is_running());
+        if running().count() >= self.limits.running_max {
+            // A merchant whose endpoint takes nothing must not keep others from recovering theirs.
+            let now = self.clock.now();
+            let stuck = running().find(|recovery| self.is_stuck(recovery, now)).ok_or(NotBegun::Busy)?;
+            stuck.end(Stage::Broken, now);
+        }
+        if known.len() >= REMEMBERED_MAX {
+            known.retain(|_, recovery| recovery.is_running());
+        }
+        Ok(())
+    }
+
+    /// Whether its endpoint is held or gone, or has had no leisure for long.
+    fn is_stuck(&self, recovery: &Recovery, now: Timestamp) -> bool {
+        let registry = &self.resender.registry;
+        let leaves = registry.endpoint(recovery.endpoint).is_some_and(|endpoint| registry.standing(&endpoint).leaves());
+        let since_ms = recovery.waits_since_ms.load(Ordering::Relaxed);
+        !leaves || (since_ms != 0 && now.as_ms() - since_ms > WAIT_MS_MAX)
     }
 
     /// How far the merchant's last recovery has come, where there was one.
     pub fn progress(&self, merchant: &MerchantId) -> Option<Progress> {
-        self.jobs().get(merchant).map(|job| job.progress())
+        self.known().get(merchant).map(|recovery| recovery.progress())
     }
 
     /// Stops the merchant's recovery. What is queued stays queued. False where there was none.
     pub fn cancel(&self, merchant: &MerchantId) -> bool {
-        let jobs = self.jobs();
-        let Some(job) = jobs.get(merchant) else { return false };
-        job.is_canceled.store(true, Ordering::Relaxed);
+        let known = self.known();
+        let Some(recovery) = known.get(merchant) else { return false };
+        recovery.end(Stage::Canceled, self.clock.now());
         true
     }
 
@@ -283,9 +325,9 @@ impl Recoveries {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
-    fn jobs(&self) -> MutexGuard<'_, HashMap<MerchantId, Arc<Job>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<MerchantId, Arc<Recovery>>> {
         // Every change is one insertion or removal.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -293,62 +335,69 @@ impl Recoveries {
 struct Walk {
     resender: Resender,
     history: History,
+    clock: Arc<dyn Clock>,
     /// Between two events.
     pace: Duration,
     merchant: MerchantId,
-    job: Arc<Job>,
+    recovery: Arc<Recovery>,
 }
 
 impl Walk {
-    async fn stage_at_end(&self) -> Stage {
-        match self.queue_all().await {
-            Ok(true) => Stage::Done,
-            Ok(false) => Stage::Canceled,
+    async fn run(self) {
+        let stage = match self.queue_all().await {
+            // Where somebody else ended it, that stands.
+            Ok(()) => Stage::Done,
             Err(fault) => {
                 tracing::warn!(merchant = %self.merchant, %fault, "a recovery stopped before its end");
                 Stage::Broken
             }
-        }
+        };
+        self.recovery.end(stage, self.clock.now());
     }
 
-    /// True where all are queued, false where it was canceled.
-    async fn queue_all(&self) -> Result<bool, ResendFault> {
-        let job = &*self.job;
-        let mut from = EventId::floor(job.period.from);
-        loop {
-            let page = self.history.page(query(&self.merchant, &job.period, from)).await?;
+    /// Until all are queued, or until it was ended.
+    async fn queue_all(&self) -> Result<(), ResendFault> {
+        let recovery = &*self.recovery;
+        let mut from = EventId::floor(recovery.period.from);
+        'pages: loop {
+            let page = self.history.page(query(&self.merchant, &recovery.period, from)).await?;
+            let read = self.clock.instant();
             for item in &page.items {
-                if job.queued.load(Ordering::Relaxed) >= job.count.matching {
-                    return Ok(true);
+                let is_all = recovery.queued.load(Ordering::Relaxed) >= recovery.count.matching;
+                if is_all || !self.wait_for_leisure().await? {
+                    return Ok(());
                 }
-                if !self.wait_for_leisure().await? {
-                    return Ok(false);
+                if self.clock.instant().saturating_duration_since(read) > PAGE_AGE_MAX {
+                    continue 'pages;
                 }
                 if self.resender.resend(&self.merchant, item.id).await? != Resent::Unknown {
-                    job.queued.fetch_add(1, Ordering::Relaxed);
+                    recovery.queued.fetch_add(1, Ordering::Relaxed);
                 }
                 from = item.id.after();
                 tokio::time::sleep(self.pace).await;
             }
             if !page.more {
-                return Ok(true);
+                return Ok(());
             }
         }
     }
 
-    /// False where it was canceled.
+    /// False where it was ended.
     async fn wait_for_leisure(&self) -> Result<bool, ResendFault> {
+        let waits_since_ms = &self.recovery.waits_since_ms;
         let mut look = LOOK;
-        loop {
-            if self.job.is_canceled.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            if self.resender.has_leisure(&self.merchant).await? {
+        while self.recovery.is_running() {
+            if self.resender.has_leisure(&self.merchant, self.recovery.endpoint).await? {
+                waits_since_ms.store(0, Ordering::Relaxed);
                 return Ok(true);
+            }
+            if waits_since_ms.load(Ordering::Relaxed) == 0 {
+                waits_since_ms.store(self.clock.now().as_ms(), Ordering::Relaxed);
             }
             tokio::time::sleep(look).await;
             look = (look * 2).min(LOOK_MAX);
         }
+        Ok(false)
     }
 }
 

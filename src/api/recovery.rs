@@ -54,6 +54,7 @@ pub(super) async fn begin(api: Arc<Api>, mut request: Request) -> Result<Respons
             let detail = "A recovery is under way. Wait for its end, or stop it with DELETE.";
             Err(Problem::new(StatusCode::CONFLICT, "recovery_under_way", detail))
         }
+        Err(NotBegun::NoEndpoint) => Err(Problem { status: StatusCode::CONFLICT, ..not_configured() }),
         Err(NotBegun::Nothing) => Ok(counted(dry_run, Count { matching: 0, more: false })),
         Err(NotBegun::Busy) => {
             let detail = "Many merchants recover events at this moment. Try again in a few minutes.";

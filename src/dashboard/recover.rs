@@ -111,6 +111,7 @@ pub(super) async fn begin(dashboard: Arc<Dashboard>, mut request: Request) -> Re
     let period = period.map_err(|text| Stop::sorry(StatusCode::UNPROCESSABLE_ENTITY, "Nothing was recovered", text))?;
     match dashboard.engine.recoveries.begin(merchant, period).await.map_err(|error| Stop::unreadable(&error))? {
         Ok(_) | Err(NotBegun::Running) => Ok(response::see_other(&format!("{HOME}/recover?done=recovering"))),
+        Err(NotBegun::NoEndpoint) => Ok(response::see_other(&format!("{HOME}?done=no_webhook"))),
         Err(NotBegun::Nothing) => Ok(response::see_other(&format!("{HOME}/recover"))),
         Err(NotBegun::Busy) => {
             let text = "Many merchants recover events at this moment. Try again in a few minutes.";
@@ -170,7 +171,7 @@ impl Shown {
                 Stage::Running => "under way",
                 Stage::Done => "done",
                 Stage::Canceled => "canceled",
-                Stage::Broken => "stopped before its end: is there still a webhook?",
+                Stage::Broken => "stopped before its end: your webhook is gone, or took nothing for long",
             },
         }
     }

@@ -26,6 +26,7 @@ mod operators;
 mod outage;
 mod production;
 mod promises;
+mod recovering;
 mod resending;
 mod schedule;
 mod secrecy;
