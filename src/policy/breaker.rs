@@ -51,6 +51,11 @@ impl Default for State {
 }
 
 impl Breaker {
+    /// One that is probed before it is trusted.
+    pub fn doubtful() -> Breaker {
+        Breaker { state: State::Probing { successes: 0 }, wait_ms: 0 }
+    }
+
     /// Hears how an attempt ended. `Some`: it has opened, and is to be woken at that moment.
     pub fn after(&mut self, limits: &Limits, now: Timestamp, outcome: &Outcome, chance: f64) -> Option<Timestamp> {
         if outcome.error().is_none() {
@@ -60,6 +65,10 @@ impl Breaker {
         match &mut self.state {
             // Attempts begun before it opened tell nothing new.
             State::Open => None,
+            State::Probing { .. } if limits.failures_to_open == 0 => {
+                self.state = State::default();
+                None
+            }
             State::Probing { .. } => Some(self.open(limits, now, outcome, chance)),
             State::Closed { failures, successes } => {
                 *failures = failures.saturating_add(1);
@@ -194,6 +203,16 @@ mod tests {
     }
 
     #[test]
+    fn one_in_doubt_is_probed_first_and_opens_at_once() {
+        let mut breaker = Breaker::doubtful();
+        assert!(breaker.admits(0) && !breaker.admits(1) && !breaker.is_closed());
+        assert_eq!(breaker.after(&limits(), NOW, &BAD, 0.5), Some(NOW.plus_ms(1_000)));
+        let mut breaker = Breaker::doubtful();
+        assert!((0..2).all(|_| breaker.after(&limits(), NOW, &GOOD, 0.5).is_none()));
+        assert!(breaker.is_closed());
+    }
+
+    #[test]
     fn a_receiver_that_asks_for_time_gets_it_at_once_within_the_limit() {
         let busy = |status, ms| Outcome::of_status(status, Some(ms));
         assert_eq!(lived(&[busy(429, 3_000)]).1, [3_000]);
@@ -218,5 +237,8 @@ mod tests {
         let mut breaker = Breaker::default();
         assert!((0..100).all(|_| breaker.after(&limits, NOW, &BAD, 0.5).is_none()));
         assert!(breaker.admits(9));
+        let mut doubtful = Breaker::doubtful();
+        assert_eq!(doubtful.after(&limits, NOW, &BAD, 0.5), None);
+        assert!(doubtful.admits(9));
     }
 }

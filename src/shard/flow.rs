@@ -38,6 +38,8 @@ pub(super) struct Flow {
     breaker: Breaker,
     pace: Pace,
     bucket: Bucket,
+    /// When the rate lets the next one leave.
+    paced_until: Option<Timestamp>,
     streak: Streak,
     /// The last wait after a fault of our own.
     fault_wait_ms: u64,
@@ -47,13 +49,16 @@ pub(super) struct Flow {
 
 impl Flow {
     pub(super) fn new(terms: Terms) -> Flow {
-        Flow { streak: Streak::since(terms.failing_since), terms, ..Flow::default() }
+        // What was failing for long is not trusted anew because this process is young.
+        let breaker = if terms.failing_since.is_some() { Breaker::doubtful() } else { Breaker::default() };
+        Flow { breaker, streak: Streak::since(terms.failing_since), terms, ..Flow::default() }
     }
 
     /// Somebody changed the endpoint: whatever it did before, it is tried anew, beginning with one attempt.
     pub(super) fn restart(&mut self, terms: Terms) {
         // The rate goes on: a change must not be a way round it.
-        *self = Flow { bucket: self.bucket, ..Flow::new(terms) };
+        let (bucket, paced_until) = (self.bucket, self.paced_until);
+        *self = Flow { bucket, paced_until, hold: paced_until, ..Flow::new(terms) };
     }
 
     /// Whether one more attempt may begin beside `in_flight` others.
@@ -72,6 +77,7 @@ impl Flow {
     pub(super) fn started(&mut self, steady: Timestamp, policy: &Policy) {
         let rate = self.terms.rate.into_iter().chain(policy.rate_max).min();
         if let Some(free) = rate.and_then(|rate| self.bucket.take(steady, rate)) {
+            self.paced_until = Some(free);
             self.rest_until(free);
         }
     }
@@ -96,7 +102,9 @@ impl Flow {
             return self.streak.failed(&policy.failing, now);
         }
         self.pace.succeeded(steady.since_ms(started), policy.slow_ms, in_flight_max);
-        self.streak.succeeded()
+        // What was recorded may be what the streak before this one was, told late.
+        let recorded = self.terms.failing_since.take();
+        self.streak.succeeded().or(recorded.map(|_| Turn::Recovered))
     }
 
     /// An attempt could not be made, and not for anything that the endpoint did.

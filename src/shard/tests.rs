@@ -411,3 +411,40 @@ fn an_endpoint_has_leisure_when_nothing_is_due_and_one_more_attempt_could_begin(
     gate(&mut shard, Gate::Open);
     assert!(!shard.has_leisure(at(100), A), "it is owed something on disk");
 }
+
+#[test]
+fn an_endpoint_that_was_failing_before_the_restart_is_probed_before_it_is_trusted() {
+    let mut shard = Shard::new(ample(), Policy { breaker: breaker::Limits::default(), ..plain() });
+    let terms = Terms { failing_since: Some(at(0)), ..Terms::default() };
+    shard.open(A, merchant("acme"), Gate::Open, false, terms);
+    (1..=3).for_each(|number| shard.accept(delivery(A, number, 10)));
+    assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
+    fail(&mut shard, 1, 500);
+    assert_eq!(wanted(&mut shard, 5_000), [""; 0], "one failure is enough: it is left alone again");
+    assert_eq!(wanted(&mut shard, 5_200), ["attempt 2"]);
+}
+
+#[test]
+fn a_success_takes_back_that_an_endpoint_is_failing_however_late_that_was_told() {
+    let mut shard = shard(ample());
+    (1..=3).for_each(|number| shard.accept(delivery(A, number, 10)));
+    assert_eq!(wanted(&mut shard, 100).len(), 3);
+    assert_eq!(succeed(&mut shard, 1).failing, None);
+    let late = Terms { failing_since: Some(at(0)), ..Terms::default() };
+    shard.open(A, merchant("acme"), Gate::Open, false, late);
+    assert_eq!(succeed(&mut shard, 2).failing, Some(None));
+    assert_eq!(succeed(&mut shard, 3).failing, None, "once");
+}
+
+#[test]
+fn changing_an_endpoint_is_no_way_round_its_rate() {
+    let mut shard = shard(ample());
+    let terms =
+        |changed_ms| Terms { rate: std::num::NonZeroU32::new(1), changed_at: at(changed_ms), ..Terms::default() };
+    shard.open(A, merchant("acme"), Gate::Open, false, terms(1));
+    (1..=3).for_each(|number| shard.accept(delivery(A, number, 10)));
+    assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
+    shard.open(A, merchant("acme"), Gate::Open, false, terms(2));
+    assert_eq!(wanted(&mut shard, 101), [""; 0]);
+    assert_eq!(wanted(&mut shard, 1_100), ["attempt 2"]);
+}
