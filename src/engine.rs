@@ -208,7 +208,9 @@ impl Engine {
 
     /// When the first attempt after the last success failed. `None`: the last one succeeded, or none is known of.
     pub fn failing_since(&self, endpoint: &Endpoint) -> Option<Timestamp> {
-        endpoint.failing_since.or_else(|| self.pulse.failing_since(&endpoint.merchant))
+        // What the merchant's webhook before this one did is none of its faults.
+        let counted = self.pulse.failing_since(&endpoint.merchant).filter(|since| *since >= endpoint.created_at);
+        endpoint.failing_since.or(counted)
     }
 
     /// Whether deliveries leave and nothing but failures comes back. What is switched off makes no attempts.

@@ -110,6 +110,21 @@ fn an_endpoint_that_only_fails_is_disabled_seen_and_enabled_again() {
 }
 
 #[test]
+fn a_new_webhook_is_not_blamed_for_the_one_before_it() {
+    let (receiver, other) = (moody(500).0, Receiver::start());
+    let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "1h")]);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    let id = appliance.submit(&merchant, "card_state", &json!({}));
+    merchant.wait_for_status(&id, "retrying");
+    assert!(merchant.api.get(CONFIG).expect(200)["failing_since"].is_string());
+    assert_eq!(merchant.api.delete(CONFIG).status, 204);
+    let config = merchant.configure(&json!({ "url": other.url() }));
+    assert_eq!(config["failing_since"], Value::Null);
+    let failing = appliance.operator().get("/admin/v1/endpoints?state=failing").expect(200);
+    assert_eq!(failing["data"], json!([]));
+}
+
+#[test]
 fn what_waits_for_too_long_has_failed_and_says_why() {
     let receiver = Receiver::start();
     let appliance = Appliance::start(&[("DELIVERY__OVERDUE_MAX", "2s")]);
