@@ -264,7 +264,8 @@ impl Dispatcher {
                 Some(Action::Attempt(delivery)) => self.attempt(delivery),
                 Some(Action::Cancel(delivery)) => self.end(delivery, Status::Canceled),
                 Some(Action::Expire(delivery)) => {
-                    tracing::warn!(event = %delivery.event, merchant = %delivery.merchant, "due for too long: failed");
+                    // A whole backlog may end so, within moments.
+                    tracing::debug!(event = %delivery.event, merchant = %delivery.merchant, "due for too long: failed");
                     self.tools.metrics.expired.increment(1);
                     self.end(delivery, Status::Failed);
                 }
