@@ -14,7 +14,8 @@
 //!    at the bound, once the window has run low and the bound is due. No bound: all is in memory.
 //! 3. **Overflow goes to disk.** A window that grows past its limit drops its greatest keys and the bound
 //!    falls to the smallest key dropped. Nothing is lost by it, because the disk has it. The window of a
-//!    held endpoint is empty.
+//!    held endpoint is empty. Where retries wait for the gate, they are left to the disk, whatever their keys;
+//!    once they may leave, the outbox is read from its beginning.
 //! 4. **A page may be old when it comes.** It was read by another thread at some moment after it was
 //!    asked for. Hence while a page is outstanding: what is accepted or confirmed enters the window
 //!    whatever its key, because the page may have been read before it; what is confirmed is remembered,
@@ -64,10 +65,19 @@ use turns::Turns;
 pub enum Gate {
     /// They leave.
     Open,
+    /// First attempts leave; retries wait, and no attempt is used up.
+    Ajar,
     /// They wait, and no attempt is used up: paused or disabled.
     Held,
     /// They are canceled: deleted. Forgotten once nothing is owed to it.
     Closed,
+}
+
+impl Gate {
+    /// Whether anything leaves.
+    pub fn leaves(self) -> bool {
+        matches!(self, Gate::Open | Gate::Ajar)
+    }
 }
 
 /// What the shard wants done.
@@ -256,13 +266,13 @@ impl Shard {
         let (disable, failing) = match turn {
             _ if queue.gate == Gate::Closed => (None, None),
             _ if outcome.error() == Some(ErrorCode::Gone) => (Some(DisabledReason::Gone), None),
-            Some(failing::Turn::TooLong) if queue.gate == Gate::Open => (Some(DisabledReason::Failing), None),
+            Some(failing::Turn::TooLong) if queue.gate.leaves() => (Some(DisabledReason::Failing), None),
             Some(failing::Turn::Failing(since)) => (None, Some(Some(since))),
             Some(failing::Turn::Recovered) => (None, Some(None)),
             Some(failing::Turn::TooLong) | None => (None, None),
         };
         if disable.is_some() {
-            queue.gate = Gate::Held;
+            queue.set_gate(Gate::Held);
         }
         self.arrange(endpoint);
         Settled { delivery, verdict, attempts, disable, failing }
@@ -341,7 +351,7 @@ impl Shard {
     pub fn has_leisure(&self, now: Timestamp, endpoint: EndpointId) -> bool {
         let Some(queue) = self.queues.get(&endpoint) else { return false };
         let due = queue.first_due().into_iter().chain(queue.bound_due()).min();
-        queue.gate == Gate::Open
+        queue.gate.leaves()
             && queue.flow.admits(queue.weight().in_flight, &self.limits)
             && self.totals.in_flight < self.limits.in_flight_max
             && due.is_none_or(|due| due > now)
@@ -510,7 +520,7 @@ impl Shard {
         self.totals.replace(queue.places.counted, weight);
         queue.places.counted = weight;
 
-        let open = queue.gate == Gate::Open;
+        let open = queue.gate.leaves();
         let front = queue.first_due().filter(|_| open && queue.flow.is_trusted());
         move_entry(&mut self.fronts, endpoint, &mut queue.places.front, front);
         let hold = queue.flow.hold.filter(|_| open);

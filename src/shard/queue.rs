@@ -124,7 +124,7 @@ impl Queue {
 
     /// Takes what somebody made of the endpoint.
     pub(super) fn change(&mut self, gate: Gate, terms: Terms) {
-        let reopened = self.gate != Gate::Open && gate == Gate::Open;
+        let reopened = !self.gate.leaves() && gate.leaves();
         // What is canceled needs no order.
         let ordered = terms.ordering == Ordering::Resource && gate != Gate::Closed;
         let reordered = ordered != self.order.is_some();
@@ -133,10 +133,30 @@ impl Queue {
         } else {
             self.flow.terms = terms;
         }
-        self.gate = gate;
+        self.set_gate(gate);
         self.expiring = false;
         if reordered {
             self.reorder(ordered);
+        }
+    }
+
+    /// Where retries begin to wait for the gate, they are left to the disk; where they no longer do, the outbox is read
+    /// from its beginning.
+    pub(super) fn set_gate(&mut self, gate: Gate) {
+        let before = std::mem::replace(&mut self.gate, gate);
+        if (before == Gate::Ajar) == (gate == Gate::Ajar) {
+            return;
+        }
+        if gate == Gate::Ajar {
+            let retries = self.window.iter().filter(|(_, delivery)| is_retry(delivery));
+            for key in retries.map(|(key, _)| *key).collect::<Vec<_>>() {
+                self.drop_from_memory(key);
+            }
+        } else if let Some(refill) = &mut self.refill {
+            // The page was asked for when retries were to be left out: it speaks for nothing.
+            refill.cap = Some(FIRST);
+        } else {
+            self.begin_again();
         }
     }
 
@@ -292,7 +312,7 @@ impl Queue {
         for mut delivery in page.deliveries {
             assert!(delivery.key() >= refill.from, "a page begins where it was asked to");
             let stale = refill.postponed.contains(&delivery.event) || self.contains(delivery.event);
-            if !stale && self.is_below_bound(delivery.key()) {
+            if !stale && self.is_below_bound(delivery.key()) && !self.leaves_out(&delivery) {
                 delivery.strip();
                 self.insert(delivery);
             }
@@ -402,13 +422,16 @@ impl Queue {
             windowed: self.keys.len(),
             payload_bytes: self.payload_bytes,
             refills: usize::from(self.refill.is_some()),
-            resting: usize::from(self.gate == Gate::Open && !self.flow.is_trusted()),
+            resting: usize::from(self.gate.leaves() && !self.flow.is_trusted()),
         }
     }
 
     /// Into the window, unless it will come with a later page. While a page is outstanding it may have
     /// been read before this record, so nothing is left to it.
     fn admit(&mut self, delivery: Delivery) {
+        if self.leaves_out(&delivery) {
+            return;
+        }
         if self.refill.is_some() || self.is_below_bound(delivery.key()) {
             self.insert(delivery);
         } else if self.lets_pass(&delivery) {
@@ -417,11 +440,16 @@ impl Queue {
         }
     }
 
+    /// Whether a delivery is left to the disk because it is a retry.
+    fn leaves_out(&self, delivery: &Delivery) -> bool {
+        self.gate == Gate::Ajar && is_retry(delivery)
+    }
+
     /// Whether a delivery past the bound is to pass the retries that fill the window. It passes no first
     /// attempt that is there.
     fn lets_pass(&self, delivery: &Delivery) -> bool {
         let only_retries = self.firsts.len() == self.fresh.len();
-        delivery.attempts == 0 && only_retries && self.order.is_none() && self.gate == Gate::Open
+        delivery.attempts == 0 && only_retries && self.order.is_none() && self.gate.leaves()
     }
 
     /// The key whose turn it is, of those that are due at `now`.
@@ -521,6 +549,11 @@ impl Queue {
 /// Whether a delivery counts as a first attempt. One that was moved behind another has had its turn.
 fn is_first(delivery: &Delivery, ordered: bool) -> bool {
     delivery.attempts == 0 && !(ordered && is_parked(delivery))
+}
+
+/// Whether a delivery has failed before. What is sent again by hand begins anew.
+fn is_retry(delivery: &Delivery) -> bool {
+    delivery.attempts > delivery.attempts_before
 }
 
 /// The key that follows `key` immediately.

@@ -448,3 +448,43 @@ fn changing_an_endpoint_is_no_way_round_its_rate() {
     assert_eq!(wanted(&mut shard, 101), [""; 0]);
     assert_eq!(wanted(&mut shard, 1_100), ["attempt 2"]);
 }
+
+/// A delivery after its first attempt has failed.
+fn retry(number: u64, due_ms: i64) -> Delivery {
+    Delivery { attempts: 1, ..with_status(Status::Retrying, &delivery(A, number, due_ms)) }
+}
+
+#[test]
+fn where_retries_wait_for_the_gate_first_attempts_leave_and_what_is_sent_by_hand() {
+    let mut shard = shard(ample());
+    gate(&mut shard, Gate::Ajar);
+    (1..=2).for_each(|number| shard.accept(delivery(A, number, 10)));
+    assert_eq!(wanted(&mut shard, 100), ["attempt 1", "attempt 2"]);
+    for number in 1..=2 {
+        fail(&mut shard, number, 500);
+        shard.confirm(retry(number, 300));
+    }
+    assert_eq!(wanted(&mut shard, 1_000), [""; 0]);
+    assert_eq!((shard.next_wake(), shard.figures().windowed), (None, 0), "they are left to the disk");
+    assert!(matches!(shard.hold(&retry(2, 300)), Recall::Unknown));
+    shard.confirm(Delivery { attempts_before: 1, due: at(1_000), ..retry(2, 300) });
+    assert_eq!(wanted(&mut shard, 1_000), ["attempt 2"]);
+    gate(&mut shard, Gate::Open);
+    assert_eq!(wanted(&mut shard, 1_000), ["page of 128 from 0 0"]);
+    shard.refill(A, page(&[retry(1, 300)], false));
+    assert_eq!(wanted(&mut shard, 1_000), ["attempt 1"]);
+}
+
+#[test]
+fn a_page_that_was_asked_for_without_retries_does_not_hide_them_once_they_may_leave() {
+    let mut shard = Shard::new(small(), plain());
+    shard.open(A, merchant("acme"), Gate::Ajar, true, Terms::default());
+    assert_eq!(wanted(&mut shard, 100), ["page of 2 from 0 0"]);
+    shard.refill(A, page(&[retry(1, 10), retry(2, 20)], true));
+    assert_eq!(wanted(&mut shard, 100), ["page of 2 from 20 3"], "it looks on for first attempts");
+    gate(&mut shard, Gate::Open);
+    shard.refill(A, page(&[delivery(A, 3, 30)], false));
+    assert_eq!(wanted(&mut shard, 100), ["page of 2 from 0 0"]);
+    shard.refill(A, page(&[retry(1, 10), retry(2, 20)], true));
+    assert_eq!(wanted(&mut shard, 100)[..2], ["attempt 1", "attempt 2"]);
+}

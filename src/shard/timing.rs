@@ -13,7 +13,7 @@ use super::{Gate, Limits, Policy};
 pub(super) fn attempt_at(queue: &Queue, limits: &Limits) -> Option<Timestamp> {
     let free = queue.flow.admits(queue.weight().in_flight, limits);
     let due = queue.next_due(limits.parked_per_endpoint_max);
-    due.filter(|_| queue.gate == Gate::Open && free && !queue.places.ready)
+    due.filter(|_| queue.gate.leaves() && free && !queue.places.ready)
 }
 
 /// When the endpoint's next page is needed; `None` where the window is not low, or nothing is on disk.

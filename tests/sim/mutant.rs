@@ -59,11 +59,13 @@ pub(crate) enum Bug {
     NeverExpires,
     DisablesEarly,
     KnocksOnWhileTheHostIsAtFault,
+    RetriesWhileRetriesWait,
+    RetriesWaitForEver,
 }
 
 /// Every bug, with the beginnings of what may be said of it. Where it is no promise's, it is the shard
 /// itself that notices.
-pub(crate) const BUGS: [(Bug, &[&str]); 42] = [
+pub(crate) const BUGS: [(Bug, &[&str]); 44] = [
     (Bug::DropsARetry, &["drains:", "nothing lost:", "wakes:", "order:"]),
     (Bug::SendsASecondEarly, &["nothing early:", "pages:"]),
     (Bug::ForgetsANotice, &["drains:", "nothing lost:", "wakes:", "order:"]),
@@ -102,10 +104,12 @@ pub(crate) const BUGS: [(Bug, &[&str]); 42] = [
     (Bug::ForgetsTheOrderAfterARestart, &["sequence:"]),
     (Bug::MovesNobodyBehind, &["sequence:"]),
     (Bug::OverlooksTheRate, &["rate:"]),
-    (Bug::ExpiresEarly, &["overdue:"]),
+    (Bug::ExpiresEarly, &["overdue:", "gate: a page"]),
     (Bug::NeverExpires, &["overdue:"]),
     (Bug::DisablesEarly, &["failing:"]),
     (Bug::KnocksOnWhileTheHostIsAtFault, &["rest:"]),
+    (Bug::RetriesWhileRetriesWait, &["gate:"]),
+    (Bug::RetriesWaitForEver, &["drains:", "nothing lost:", "wakes:"]),
 ];
 
 /// Where a bug strikes now and then, it is every so many times.
@@ -158,6 +162,8 @@ impl Mutant {
         match (self.bug, gate) {
             (Bug::SendsWhilePaused, Gate::Held) | (Bug::SendsAfterDeletion, Gate::Closed) => Gate::Open,
             (Bug::NeverCancels, Gate::Closed) => Gate::Held,
+            (Bug::RetriesWhileRetriesWait, Gate::Ajar) => Gate::Open,
+            (Bug::RetriesWaitForEver, Gate::Open) => Gate::Ajar,
             _ => gate,
         }
     }

@@ -105,9 +105,10 @@ impl Oracle {
     pub(crate) fn opened(&mut self, outbox: &Outbox, endpoint: EndpointId, gate: Gate, backlog: bool) {
         let merchant = &outbox.catalog[&endpoint].merchant;
         let before = std::mem::replace(&mut self.line(endpoint, merchant).gate, gate);
-        if before != Gate::Open && gate == Gate::Open {
+        if !before.leaves() && gate.leaves() {
             self.care.reopened(endpoint);
         }
+        self.seen.ajar += u64::from(gate == Gate::Ajar);
         for key in outbox.waiting_of(endpoint).filter(|_| backlog) {
             self.tallies.entry(key.1).or_default().told = true;
             self.line(endpoint, merchant).waiting.insert(key);
@@ -152,7 +153,8 @@ impl Oracle {
         assert!(delivery.status.is_waiting(), "nothing twice: {} is {}", delivery.event, delivery.status);
         assert!(now >= delivery.due, "nothing early: {} is due at {:?}, not {now:?}", delivery.event, delivery.due);
         let line = self.lines.get(&delivery.endpoint).expect("gate: an attempt for an endpoint that is not known");
-        assert!(line.gate == Gate::Open, "gate: an attempt of {} while {:?}", delivery.event, line.gate);
+        let may_leave = line.gate == Gate::Open || (line.gate == Gate::Ajar && !is_retry(delivery));
+        assert!(may_leave, "gate: an attempt of {} while {:?}", delivery.event, line.gate);
         let elsewhere = self.lines.values().any(|line| line.busy.get(&delivery.event) == Some(&Busy::InFlight));
         let busy = elsewhere || line.busy.contains_key(&delivery.event);
         assert!(!busy, "nothing twice: {} is under way already", delivery.event);
@@ -160,7 +162,8 @@ impl Oracle {
         // at an ordered endpoint one waits for another.
         let is_first = delivery.attempts == 0;
         let in_order = !self.care.on && (!is_first || self.limits.window_per_endpoint_max < 4);
-        let same = |key: &&DueKey| (outbox.deliveries[&key.1].attempts == 0) == is_first;
+        let spared = |key: &DueKey| line.gate == Gate::Ajar && is_retry(&outbox.deliveries[&key.1]);
+        let same = |key: &&DueKey| (outbox.deliveries[&key.1].attempts == 0) == is_first && !spared(key);
         let first = line.waiting.iter().find(same).copied().unwrap_or(delivery.key());
         let in_turn = line.page || !in_order || delivery.key() <= first;
         assert!(in_turn, "order: {:?} left before {first:?}", delivery.key());
@@ -356,6 +359,13 @@ impl Oracle {
         self.lines.get(&endpoint).map_or(Gate::Closed, |line| line.gate)
     }
 
+    /// Whether a delivery waits because retries wait for the gate. At an ordered endpoint others may wait for it.
+    pub(super) fn is_spared(&self, outbox: &Outbox, endpoint: EndpointId, event: EventId) -> bool {
+        let ordered = terms(endpoint, self.care.on).ordering == Ordering::Resource;
+        let spared = ordered || is_retry(&outbox.deliveries[&event]);
+        spared && self.gate_of(endpoint) == Gate::Ajar
+    }
+
     pub(crate) fn is_held(&self, endpoint: EndpointId) -> bool {
         self.lines.get(&endpoint).is_some_and(|line| line.gate == Gate::Held)
     }
@@ -498,6 +508,11 @@ impl Oracle {
             waited: 0,
         })
     }
+}
+
+/// Whether a delivery has failed in its present schedule.
+fn is_retry(delivery: &Delivery) -> bool {
+    delivery.attempts > delivery.attempts_before
 }
 
 /// What the shard hands out is the delivery as it is recorded, with the payload that is its own or none.

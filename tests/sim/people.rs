@@ -29,7 +29,12 @@ impl World {
         let entry = self.outbox.catalog[&endpoint].clone();
         match entry.gate {
             Gate::Open if self.dice.one_in(6) => self.delete(endpoint, entry.merchant),
+            Gate::Open if self.dice.one_in(3) => self.set_gate(endpoint, Gate::Ajar),
             Gate::Open => self.set_gate(endpoint, Gate::Held),
+            Gate::Ajar if self.dice.one_in(6) => self.delete(endpoint, entry.merchant),
+            Gate::Ajar if self.dice.one_in(3) => self.set_gate(endpoint, Gate::Held),
+            Gate::Ajar => self.set_gate(endpoint, Gate::Open),
+            Gate::Held if self.dice.one_in(4) => self.set_gate(endpoint, Gate::Ajar),
             Gate::Held if self.dice.one_in(8) => self.delete(endpoint, entry.merchant),
             Gate::Held => self.set_gate(endpoint, Gate::Open),
             Gate::Closed => self.make_anew(entry.merchant),

@@ -49,4 +49,5 @@ seen!(
     moved,
     excused,
     put_off,
+    ajar,
 );

@@ -131,7 +131,8 @@ impl World {
         let heard_ms = self.clock_ms + 2 * self.plan.slowest.control_ms;
         while self.step(heard_ms) {}
         for (endpoint, entry) in self.outbox.catalog.clone() {
-            if entry.gate == Gate::Held || self.oracle.is_held(endpoint) {
+            let is_ajar = self.oracle.gate_of(endpoint) == Gate::Ajar;
+            if matches!(entry.gate, Gate::Held | Gate::Ajar) || self.oracle.is_held(endpoint) || is_ajar {
                 self.set_gate(endpoint, Gate::Open);
             }
         }
