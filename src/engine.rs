@@ -19,7 +19,7 @@ use crate::entropy::Entropy;
 use crate::feed::{self, Feed, News};
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::model::{Digest, Endpoint, EndpointState, EventId, MerchantId, Standing, Terms, Timestamp};
+use crate::model::{Digest, Endpoint, EndpointState, EventId, Leave, MerchantId, Terms, Timestamp};
 use crate::outbox::Outbox;
 use crate::portal::{self, Portal};
 use crate::pulse::{self, Pulse};
@@ -239,6 +239,7 @@ impl Engine {
         self.metrics.endpoints_failing.set(failing as f64);
         let disabled = endpoints.iter().filter(|e| matches!(e.state, EndpointState::Disabled(_))).count();
         self.metrics.endpoints_disabled.set(disabled as f64);
+        self.metrics.retries_paused.set(f64::from(u8::from(self.registry.retries_paused_at().is_some())));
         self.metrics.journal_bytes.set(figures.journal_bytes as f64);
         self.metrics.disk_free_bytes.set(figures.free_bytes as f64);
         self.metrics.commit_queued.set(figures.queued as f64);
@@ -304,12 +305,12 @@ fn take_up(
     for Backlog { endpoint, merchant, .. } in store.backlog()? {
         owed.insert(endpoint);
         let known = registry.endpoint(endpoint);
-        let gate = known.as_ref().map_or(Gate::Closed, |endpoint| gate(registry.standing(endpoint)));
+        let gate = known.as_ref().map_or(Gate::Closed, |endpoint| gate(registry.leave(endpoint)));
         let terms = known.map_or(Terms::default(), |endpoint| endpoint.terms());
         announce(&merchant.clone(), Control::Open { endpoint, merchant, gate, backlog: true, terms });
     }
     for endpoint in registry.endpoints().into_iter().filter(|endpoint| !owed.contains(&endpoint.id)) {
-        let (gate, merchant) = (gate(registry.standing(&endpoint)), endpoint.merchant.clone());
+        let (gate, merchant) = (gate(registry.leave(&endpoint)), endpoint.merchant.clone());
         let terms = endpoint.terms();
         announce(&endpoint.merchant, Control::Open { endpoint: endpoint.id, merchant, gate, backlog: false, terms });
     }
@@ -332,8 +333,8 @@ fn notice_sink(inlets: Vec<Inlet>, feed: Arc<Feed>) -> NoticeSink {
 fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSink {
     Arc::new(move |change| {
         let (merchant, endpoint, gate, terms) = match change {
-            EndpointChange::Put(endpoint, standing) => {
-                (endpoint.merchant.clone(), endpoint.id, gate(standing), endpoint.terms())
+            EndpointChange::Put(endpoint, leave) => {
+                (endpoint.merchant.clone(), endpoint.id, gate(leave), endpoint.terms())
             }
             EndpointChange::Deleted(endpoint, merchant) => (merchant, endpoint, Gate::Closed, Terms::default()),
         };
@@ -343,8 +344,12 @@ fn endpoint_sink(controls: Arc<[mpsc::UnboundedSender<Control>]>) -> EndpointSin
     })
 }
 
-fn gate(standing: Standing) -> Gate {
-    if standing.leaves() { Gate::Open } else { Gate::Held }
+fn gate(leave: Leave) -> Gate {
+    match leave {
+        Leave::All => Gate::Open,
+        Leave::FirstAttempts => Gate::Ajar,
+        Leave::Nothing => Gate::Held,
+    }
 }
 
 /// A shard's part of the limits that hold for all of them together.

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub endpoints_resting: Gauge,
     /// Endpoints that the product switched off.
     pub endpoints_disabled: Gauge,
+    /// 1 while the operator holds everybody's retries back.
+    pub retries_paused: Gauge,
     /// Attempts that were not made because the payload could not be read.
     pub unreadable: Counter,
     /// From the beginning of an attempt to its outcome.
@@ -168,6 +170,7 @@ impl Metrics {
                 .gauge("posthaste_endpoints_failing", "Active endpoints of which the last attempt failed"),
             endpoints_resting: of.gauge("posthaste_endpoints_resting", "Endpoints left alone because they failed"),
             endpoints_disabled: of.gauge("posthaste_endpoints_disabled", "Endpoints switched off by the product"),
+            retries_paused: of.gauge("posthaste_retries_paused", "1 while retries are paused for everybody"),
             unreadable: of.counter(
                 "posthaste_payloads_unreadable_total",
                 "Attempts put off because the payload could not be read from the journal",

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq as _;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::model::{
-    Digest, DisabledReason, Endpoint, EndpointId, EndpointState, EventTypes, Key, KeyId, Merchant, MerchantId,
+    Digest, DisabledReason, Endpoint, EndpointId, EndpointState, EventTypes, Key, KeyId, Leave, Merchant, MerchantId,
     OldSecret, Ordering, OwnerKind, Role, Secret, Standing, Timestamp,
 };
 use crate::store::{Catalog, Change, Refusal, Store, StoreError};
@@ -84,8 +84,8 @@ pub type EndpointSink = Arc<dyn Fn(EndpointChange) + Send + Sync>;
 /// An endpoint appeared, changed or went.
 #[derive(Clone, Debug)]
 pub enum EndpointChange {
-    /// It is as given now, and stands so.
-    Put(Arc<Endpoint>, Standing),
+    /// It is as given now, and so much of it leaves.
+    Put(Arc<Endpoint>, Leave),
     /// It is gone.
     Deleted(EndpointId, MerchantId),
 }
@@ -110,6 +110,7 @@ struct State {
     endpoint_of: HashMap<MerchantId, EndpointId>,
     keys: BTreeMap<KeyId, Arc<Key>>,
     keys_by_digest: HashMap<Digest, KeyId>,
+    retries_paused_at: Option<Timestamp>,
 }
 
 impl Registry {
@@ -159,6 +160,11 @@ impl Registry {
         self.state().merchants.values().filter(|merchant| merchant.paused_at.is_some()).count()
     }
 
+    /// Since when the operator holds everybody's retries back.
+    pub fn retries_paused_at(&self) -> Option<Timestamp> {
+        self.state().retries_paused_at
+    }
+
     /// An endpoint.
     pub fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.state().endpoints.get(&id).cloned()
@@ -173,6 +179,11 @@ impl Registry {
     /// Whether an endpoint's deliveries leave, its merchant's standing with the operator considered.
     pub fn standing(&self, endpoint: &Endpoint) -> Standing {
         self.state().standing(endpoint)
+    }
+
+    /// What of an endpoint's deliveries leaves.
+    pub fn leave(&self, endpoint: &Endpoint) -> Leave {
+        self.state().leave(endpoint)
     }
 
     /// Every endpoint, in no order.
@@ -226,6 +237,25 @@ impl Registry {
         Ok(self.merchant(id))
     }
 
+    /// Holds the retries of everybody back, or lets them leave again; first attempts leave all the same. Since when they
+    /// are paused.
+    pub async fn pause_retries(&self, paused: bool) -> Result<Option<Timestamp>, Refusal> {
+        let _changing = self.changing.lock().await;
+        let known = self.retries_paused_at();
+        if known.is_some() == paused {
+            return Ok(known);
+        }
+        let since = paused.then(|| self.clock.now());
+        self.store.pause_retries(since).await?;
+        // Told while nobody can read the new state yet, as every change is.
+        let mut state = self.state.write().expect("no panic while held");
+        state.retries_paused_at = since;
+        for endpoint in state.endpoints.values() {
+            (self.sink)(EndpointChange::Put(Arc::clone(endpoint), state.leave(endpoint)));
+        }
+        Ok(since)
+    }
+
     /// Removes a merchant, its config and its keys. False where there was none. Its history stays.
     pub async fn delete_merchant(&self, id: &MerchantId) -> Result<bool, Refusal> {
         let _changing = self.changing.lock().await;
@@ -277,8 +307,8 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let Some(endpoint) = self.endpoint(seen.id) else { return Ok(()) };
         if !is_seen(&endpoint, seen) {
-            let standing = self.standing(&endpoint);
-            (self.sink)(EndpointChange::Put(endpoint, standing));
+            let leave = self.leave(&endpoint);
+            (self.sink)(EndpointChange::Put(endpoint, leave));
             return Ok(());
         }
         let state = EndpointState::Disabled(reason);
@@ -412,7 +442,7 @@ impl Registry {
 
 impl State {
     fn of(catalog: Catalog) -> State {
-        let mut state = State::default();
+        let mut state = State { retries_paused_at: catalog.retries_paused_at, ..State::default() };
         let merchants = catalog.merchants.into_iter().map(Change::PutMerchant);
         let endpoints = catalog.endpoints.into_iter().map(Change::PutEndpoint);
         let keys = catalog.keys.into_iter().map(Change::PutKey);
@@ -427,13 +457,17 @@ impl State {
         Standing::of(endpoint.state, merchant.is_some_and(|merchant| merchant.paused_at.is_some()))
     }
 
+    fn leave(&self, endpoint: &Endpoint) -> Leave {
+        Leave::of(self.standing(endpoint), self.retries_paused_at.is_some())
+    }
+
     fn apply(&mut self, change: Change) -> Option<EndpointChange> {
         match change {
             Change::PutMerchant(merchant) => {
                 let id = merchant.id.clone();
                 self.merchants.insert(id.clone(), Arc::new(merchant));
                 let endpoint = self.endpoint_of.get(&id).and_then(|endpoint| self.endpoints.get(endpoint))?;
-                return Some(EndpointChange::Put(Arc::clone(endpoint), self.standing(endpoint)));
+                return Some(EndpointChange::Put(Arc::clone(endpoint), self.leave(endpoint)));
             }
             Change::DeleteMerchant(id) => {
                 self.merchants.remove(&id);
@@ -442,8 +476,8 @@ impl State {
                 let endpoint = Arc::new(endpoint);
                 self.endpoint_of.insert(endpoint.merchant.clone(), endpoint.id);
                 self.endpoints.insert(endpoint.id, Arc::clone(&endpoint));
-                let standing = self.standing(&endpoint);
-                return Some(EndpointChange::Put(endpoint, standing));
+                let leave = self.leave(&endpoint);
+                return Some(EndpointChange::Put(endpoint, leave));
             }
             Change::DeleteEndpoint(id) => {
                 let endpoint = self.endpoints.remove(&id)?;

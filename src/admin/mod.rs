@@ -7,6 +7,7 @@ mod keys;
 mod merchants;
 mod overview;
 mod portal;
+mod retries;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,8 @@ pub fn routes(admin: Admin) -> Routes {
         .on(Method::DELETE, "/admin/v1/merchants/{id}", merchants::delete)
         .on(Method::PUT, "/admin/v1/merchants/{id}/pause", merchants::pause)
         .on(Method::DELETE, "/admin/v1/merchants/{id}/pause", merchants::resume)
+        .on(Method::PUT, "/admin/v1/retries/pause", retries::pause)
+        .on(Method::DELETE, "/admin/v1/retries/pause", retries::resume)
         .on(Method::POST, "/admin/v1/merchants/{id}/keys", keys::create_for_merchant)
         .on(Method::GET, "/admin/v1/merchants/{id}/keys", keys::list_of_merchant)
         .on(Method::DELETE, "/admin/v1/merchants/{id}/keys/{key_id}", keys::delete_of_merchant)

@@ -23,6 +23,8 @@ const STATES: [&str; 4] = [ACTIVE, FAILING, "paused", "disabled"];
 struct Stats {
     merchants: usize,
     merchants_paused: usize,
+    /// Since when the operator holds everybody's retries back.
+    retries_paused_at: Option<String>,
     endpoints: usize,
     endpoints_failing: usize,
     endpoints_disabled: usize,
@@ -61,6 +63,7 @@ pub(super) async fn stats(admin: Arc<Admin>, request: Request) -> Result<Respons
     let stats = Stats {
         merchants: admin.engine.registry.merchant_count(),
         merchants_paused: admin.engine.registry.paused_count(),
+        retries_paused_at: admin.engine.registry.retries_paused_at().map(|at| at.to_string()),
         endpoints: endpoints.len(),
         endpoints_failing: endpoints.iter().filter(|endpoint| admin.engine.is_failing(endpoint)).count(),
         endpoints_disabled: endpoints.iter().filter(|endpoint| disabled(endpoint)).count(),

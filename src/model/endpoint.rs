@@ -166,6 +166,28 @@ impl Standing {
     }
 }
 
+/// What of an endpoint's deliveries leaves, all told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// All of them.
+    All,
+    /// First attempts, and what is sent again by hand: the operator has paused the retries of everybody.
+    FirstAttempts,
+    /// None.
+    Nothing,
+}
+
+impl Leave {
+    /// Of an endpoint that stands so, while retries are paused or not.
+    pub fn of(standing: Standing, retries_are_paused: bool) -> Leave {
+        match (standing.leaves(), retries_are_paused) {
+            (false, _) => Leave::Nothing,
+            (true, true) => Leave::FirstAttempts,
+            (true, false) => Leave::All,
+        }
+    }
+}
+
 /// Which deliveries of one endpoint must not overtake each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ordering {

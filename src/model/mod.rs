@@ -12,7 +12,9 @@ mod time;
 
 pub use attempt::{Attempt, ErrorCode, Outcome, Phases, Response, Sent, Verdict};
 pub use delivery::{Delivery, DueKey, Status};
-pub use endpoint::{DisabledReason, Endpoint, EndpointState, EventTypes, OldSecret, Ordering, Secret, Standing, Terms};
+pub use endpoint::{
+    DisabledReason, Endpoint, EndpointState, EventTypes, Leave, OldSecret, Ordering, Secret, Standing, Terms,
+};
 pub use event::{Event, EventType, OwnerKind, fnv1a, resource_hash};
 pub use id::{EndpointId, EventId, InvalidId, Location, MerchantId};
 pub use key::{Digest, Key, KeyId, Merchant, Role};

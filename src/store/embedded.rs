@@ -23,13 +23,14 @@ use super::journal::codec::Undecodable;
 use super::journal::{MakeRoom, Segments};
 use super::recovery::{Recovered, recover, take};
 use super::retention::{Progress, Retention};
+use super::standstill::Standstill;
 use super::{
     Acceptance, Backlog, Catalog, Change, Dossier, DuePage, HistoryPage, HistoryQuery, NewEvent, NoticeSink, Receipt,
     Refusal, Settlement, Store, StoreError, StoreFigures,
 };
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::model::{Delivery, DueKey, EndpointId, Event, EventId, MerchantId, OwnerKind};
+use crate::model::{Delivery, DueKey, EndpointId, Event, EventId, MerchantId, OwnerKind, Timestamp};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -152,6 +153,7 @@ pub struct EmbeddedStore {
     admission: Arc<Admission>,
     retention: Arc<Mutex<Retention>>,
     stopping: Arc<AtomicBool>,
+    standstill: Arc<Mutex<Standstill>>,
     threads: Mutex<Option<Threads>>,
     /// Held until the index is closed, too: last.
     _lock: File,
@@ -179,7 +181,7 @@ impl EmbeddedStore {
         let known = Known::of(&index).map_err(|error| OpenFault::Disk(error.to_string()))?;
         index.overlay_mut().begin_live();
         let ((commands, inbox), (nudge, nudged)) = (unbounded(), bounded(1));
-        let segments = journal.segments();
+        let (segments, stopping) = (journal.segments(), Arc::new(AtomicBool::new(false)));
         admission.journal_grew(segments.total_bytes());
         let (dropped, damage) = (probes.segments_dropped.clone(), Damage::new(probes.events_damaged.clone()));
         let committer = Committer {
@@ -210,7 +212,6 @@ impl EmbeddedStore {
             floor_bytes: limits.free_bytes_min,
             fatal: Arc::clone(&fatal),
         };
-        let stopping = Arc::new(AtomicBool::new(false));
         let retention = Arc::new(Mutex::new(Retention {
             index: Arc::clone(&index),
             segments: Arc::clone(&segments),
@@ -233,6 +234,7 @@ impl EmbeddedStore {
             admission,
             retention,
             stopping,
+            standstill: Arc::new(Mutex::new(Standstill::new(dir))),
             threads: Mutex::new(Some(threads)),
             _lock: lock,
         })
@@ -323,8 +325,28 @@ impl Store for EmbeddedStore {
         receipt
     }
 
+    fn pause_retries(&self, since: Option<Timestamp>) -> Receipt<()> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Receipt::ready(Err(Refusal::Stopped));
+        }
+        let (answer, receipt) = Receipt::pending();
+        let standstill = Arc::clone(&self.standstill);
+        // A thread of its own, since the disk may take its time; once in a while, by hand.
+        std::thread::spawn(move || {
+            let set = standstill.lock().expect("no panic while held").set(since);
+            let answered = set.map_err(|error| {
+                tracing::error!(%error, "the pause of retries cannot be written");
+                Refusal::DiskFull
+            });
+            // Whoever asked may have gone away.
+            let _ = answer.send(answered);
+        });
+        receipt
+    }
+
     fn catalog(&self) -> Result<Catalog, StoreError> {
-        super::query::catalog(&self.index)
+        let retries_paused_at = self.standstill.lock().expect("no panic while held").since()?;
+        Ok(Catalog { retries_paused_at, ..super::query::catalog(&self.index)? })
     }
 
     fn backlog(&self) -> Result<Vec<Backlog>, StoreError> {

@@ -47,6 +47,7 @@ struct State {
     outbox: BTreeMap<(EndpointId, Timestamp, EventId), MerchantId>,
     /// What is recorded but not yet told, in the order of the records.
     untold: VecDeque<Untold>,
+    retries_paused_at: Option<Timestamp>,
     /// Whether a thread is telling.
     telling: bool,
 }
@@ -159,12 +160,20 @@ impl Store for MemoryStore {
         })
     }
 
+    fn pause_retries(&self, since: Option<Timestamp>) -> Receipt<()> {
+        self.write(move |state| {
+            state.retries_paused_at = since;
+            (None, ())
+        })
+    }
+
     fn catalog(&self) -> Result<Catalog, StoreError> {
         let state = self.lock();
         Ok(Catalog {
             merchants: state.merchants.values().cloned().collect(),
             endpoints: state.endpoints.values().cloned().collect(),
             keys: state.keys.values().cloned().collect(),
+            retries_paused_at: state.retries_paused_at,
         })
     }
 

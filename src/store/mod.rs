@@ -17,6 +17,7 @@ mod reads;
 pub mod rebuild;
 mod recovery;
 mod retention;
+mod standstill;
 pub mod verify;
 
 use std::future::Future;
@@ -170,6 +171,8 @@ pub struct Catalog {
     pub endpoints: Vec<Endpoint>,
     /// Every key that is not revoked.
     pub keys: Vec<Key>,
+    /// Since when retries are paused for everybody.
+    pub retries_paused_at: Option<Timestamp>,
 }
 
 /// An endpoint to which deliveries are owed. It may be deleted.
@@ -347,6 +350,8 @@ pub trait Store: Send + Sync {
     fn settle(&self, settlement: Settlement);
     /// Takes changes. The receipt resolves once they are durable.
     fn change(&self, changes: Vec<Change>) -> Receipt<()>;
+    /// Notes since when retries are paused for everybody, or that they are not. The receipt resolves once that is durable.
+    fn pause_retries(&self, since: Option<Timestamp>) -> Receipt<()>;
     /// All that is configured.
     fn catalog(&self) -> Result<Catalog, StoreError>;
     /// Every endpoint to which something is owed.

@@ -45,6 +45,7 @@ pub(super) fn catalog(index: &Index) -> Result<Catalog, StoreError> {
         merchants: merchants.collect::<Result<_, _>>()?,
         endpoints: endpoints.collect::<Result<_, _>>()?,
         keys: keys.collect::<Result<_, _>>()?,
+        retries_paused_at: None,
     })
 }
 

@@ -252,6 +252,63 @@ fn a_paused_merchant_is_held_durably_and_loses_nothing() {
 }
 
 #[test]
+fn paused_retries_wait_for_everybody_while_first_attempts_leave() {
+    const PAUSE: &str = "/admin/v1/retries/pause";
+    let well = Arc::new(AtomicBool::new(false));
+    let receiver = Receiver::scripted({
+        let well = Arc::clone(&well);
+        move |received| {
+            let is_bad = received.body.starts_with(b"{\"bad\"") && !well.load(Ordering::Relaxed);
+            Reply::Status(if is_bad { 500 } else { 200 })
+        }
+    });
+    let schedule = [("DELIVERY__RETRY_SCHEDULE", "100ms,100ms,100ms,100ms")];
+    let temporary = tempfile::tempdir().expect("a directory");
+    let appliance = Appliance::start_in(temporary.path(), &schedule);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
+    let mut operator = appliance.operator();
+    let paused = operator.put(PAUSE, &json!({})).expect(200);
+    assert!(paused["paused_at"].is_string(), "{paused}");
+    assert_eq!(operator.put(PAUSE, &json!({})).expect(200), paused, "pausing twice is pausing once");
+    assert_eq!(operator.get("/admin/v1/stats").expect(200)["retries_paused_at"], paused["paused_at"]);
+    assert_eq!(appliance.metric("posthaste_retries_paused"), 1.0);
+    let bad = appliance.submit(&merchant, "card_state", &json!({ "bad": 1 }));
+    merchant.wait_for_status(&bad, "retrying");
+    let good = appliance.submit(&merchant, "card_state", &json!({ "good": 1 }));
+    merchant.wait_for_status(&good, "delivered");
+    assert_eq!(merchant.api.get("/api/v2/webhooks/config").expect(200)["state"], "active");
+    let key = merchant.key.clone();
+    appliance.kill();
+    let appliance = Appliance::start_in(temporary.path(), &schedule);
+    let api = Client::new(appliance.says("public"), Some(&key));
+    let mut merchant = Merchant { id: "acme".to_owned(), key, api };
+    let good = appliance.submit(&merchant, "card_state", &json!({ "good": 2 }));
+    merchant.wait_for_status(&good, "delivered");
+    assert_eq!(appliance.metric("posthaste_retries_paused"), 1.0, "also after a crash");
+    merchant.api.post(&format!("/api/v2/webhooks/events/{bad}/resend"), &json!({})).expect(202);
+    eventually("what is sent by hand leaves", || (merchant.event(&bad)["attempt_count"] == 2).then_some(()));
+    // Each of these could have been overtaken many times by a retry that is due after a tenth of a second.
+    for n in 3..20 {
+        let good = appliance.submit(&merchant, "card_state", &json!({ "good": n }));
+        merchant.wait_for_status(&good, "delivered");
+    }
+    assert_eq!(
+        (&merchant.event(&bad)["attempt_count"], &merchant.event(&bad)["status"]),
+        (&json!(2), &json!("retrying"))
+    );
+    well.store(true, Ordering::Relaxed);
+    let mut operator = appliance.operator();
+    let resumed = operator.delete(PAUSE).expect(200);
+    assert_eq!(resumed["paused_at"], json!(null));
+    assert_eq!(operator.delete(PAUSE).expect(200), resumed, "idempotent");
+    assert_eq!(merchant.wait_for_status(&bad, "delivered")["attempt_count"], 3);
+    assert_eq!(appliance.metric("posthaste_retries_paused"), 0.0);
+    assert_eq!(operator.put(PAUSE, &json!({ "until": "noon" })).expect(422)["code"], "unknown_field");
+    assert_eq!(Client::new(appliance.says("admin"), Some(&merchant.key)).put(PAUSE, &json!({})).status, 403);
+    assert_eq!(Client::new(appliance.says("admin"), None).delete(PAUSE).status, 401);
+}
+
+#[test]
 fn health_readiness_and_metrics_need_no_key() {
     let appliance = Appliance::start(&[]);
     let mut nobody = Client::new(appliance.says("admin"), None);

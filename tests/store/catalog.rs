@@ -39,6 +39,15 @@ pub(crate) fn the_catalog_holds_what_was_put_and_not_deleted(subject: &mut Subje
     });
 }
 
+pub(crate) fn the_pause_of_retries_stays_until_it_is_lifted(subject: &mut Subject) {
+    let pause = |subject: &Subject, since| subject.store().pause_retries(since).wait().expect("it is durable");
+    subject.holds(|subject| assert_eq!(subject.catalog().retries_paused_at, None));
+    for since in [Some(BEGINNING), Some(BEGINNING.plus_ms(1)), None, None] {
+        pause(subject, since);
+        subject.holds(|subject| assert_eq!(subject.catalog().retries_paused_at, since));
+    }
+}
+
 pub(crate) fn an_endpoint_keeps_its_secrets_and_its_state(subject: &mut Subject) {
     two_merchants(subject);
     let secret = |text: &str| Secret::new(text).expect("a legal secret");

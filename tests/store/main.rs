@@ -75,6 +75,7 @@ macro_rules! every_case {
             ],
             catalog: [
                 the_catalog_holds_what_was_put_and_not_deleted,
+                the_pause_of_retries_stays_until_it_is_lifted,
                 an_endpoint_keeps_its_secrets_and_its_state,
                 keys_keep_their_role_until_they_are_revoked,
                 owners_are_set_moved_and_forgotten,

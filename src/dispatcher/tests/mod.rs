@@ -22,8 +22,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::SystemEntropy;
 use crate::metrics::Metrics;
 use crate::model::{
-    Attempt, Delivery, DueKey, EndpointId, EndpointState, Event, EventId, EventType, EventTypes, MerchantId,
-    Ordering as Order, Outcome, OwnerKind, Phases, Standing, Status, Terms,
+    Attempt, Delivery, DueKey, EndpointId, Event, EventId, EventType, EventTypes, Leave, MerchantId, Ordering as Order,
+    Outcome, OwnerKind, Phases, Status, Terms, Timestamp,
 };
 use crate::policy::retry::Schedule;
 use crate::pulse::Pulse;
@@ -118,6 +118,10 @@ impl Store for Weak {
 
     fn change(&self, changes: Vec<Change>) -> Receipt<()> {
         self.store.change(changes)
+    }
+
+    fn pause_retries(&self, since: Option<Timestamp>) -> Receipt<()> {
+        self.store.pause_retries(since)
     }
 
     fn catalog(&self) -> Result<Catalog, StoreError> {
@@ -314,9 +318,8 @@ impl Scene {
 fn endpoint_sink(controls: mpsc::UnboundedSender<Control>) -> EndpointSink {
     Arc::new(move |change| {
         let (endpoint, merchant, gate, terms) = match change {
-            EndpointChange::Put(endpoint, standing) => {
-                let is_active = standing == Standing::Own(EndpointState::Active);
-                let gate = if is_active { Gate::Open } else { Gate::Held };
+            EndpointChange::Put(endpoint, leave) => {
+                let gate = if leave == Leave::All { Gate::Open } else { Gate::Held };
                 (endpoint.id, endpoint.merchant.clone(), gate, endpoint.terms())
             }
             EndpointChange::Deleted(endpoint, merchant) => (endpoint, merchant, Gate::Closed, Terms::default()),
