@@ -347,12 +347,14 @@ impl Shard {
     }
 
     /// Whether one more attempt at an endpoint could begin at `now`, and none is waiting for it: the moment for what
-    /// has time. No promise: the next input may change it.
+    /// has time. At an ordered endpoint only while nothing is under way, so that what has time does not overtake itself.
+    /// No promise: the next input may change it.
     pub fn has_leisure(&self, now: Timestamp, endpoint: EndpointId) -> bool {
         let Some(queue) = self.queues.get(&endpoint) else { return false };
         let due = queue.first_due().into_iter().chain(queue.bound_due()).min();
         queue.gate.leaves()
             && queue.flow.admits(queue.weight().in_flight, &self.limits)
+            && (!queue.is_ordered() || queue.is_quiet())
             && self.totals.in_flight < self.limits.in_flight_max
             && due.is_none_or(|due| due > now)
     }

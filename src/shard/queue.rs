@@ -388,9 +388,19 @@ impl Queue {
         first.into_iter().chain(retry).map(|(due, _)| *due).min()
     }
 
+    /// Whether deliveries must not overtake each other.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty() && self.settling.is_empty()
+    }
+
     /// Whether the whole outbox is to be read, and what is under way has to end first.
     pub(super) fn awaits_survey(&self) -> bool {
-        self.survey.is_some() && !(self.in_flight.is_empty() && self.settling.is_empty())
+        self.survey.is_some() && !self.is_quiet()
     }
 
     /// Deliveries in the window, those past the bound not counted.
@@ -469,7 +479,7 @@ impl Queue {
     /// Whether first attempts may leave: not while too many others have to be remembered, unless nothing else
     /// can be done that would make them fewer.
     fn may_begin(&self, parked_max: usize) -> bool {
-        let busy = !(self.retries.is_empty() && self.in_flight.is_empty() && self.settling.is_empty());
+        let busy = !(self.retries.is_empty() && self.is_quiet());
         self.order.as_ref().is_none_or(|order| order.parked() < parked_max || !busy)
     }
 

@@ -488,3 +488,19 @@ fn a_page_that_was_asked_for_without_retries_does_not_hide_them_once_they_may_le
     shard.refill(A, page(&[retry(1, 10), retry(2, 20)], true));
     assert_eq!(wanted(&mut shard, 100)[..2], ["attempt 1", "attempt 2"]);
 }
+
+#[test]
+fn an_ordered_endpoint_has_leisure_only_while_nothing_is_under_way() {
+    for (ordering, expect) in [(crate::model::Ordering::Free, true), (crate::model::Ordering::Resource, false)] {
+        let mut shard = Shard::new(ample(), plain());
+        shard.open(A, merchant("acme"), Gate::Open, false, Terms { ordering, ..Terms::default() });
+        assert!(shard.has_leisure(at(100), A));
+        shard.accept(delivery(A, 1, 10));
+        assert_eq!(wanted(&mut shard, 100), ["attempt 1"]);
+        assert_eq!(shard.has_leisure(at(100), A), expect, "in flight, {ordering:?}");
+        succeed(&mut shard, 1);
+        assert_eq!(shard.has_leisure(at(200), A), expect, "settling, {ordering:?}");
+        shard.confirm(with_status(Status::Delivered, &delivery(A, 1, 10)));
+        assert!(shard.has_leisure(at(200), A));
+    }
+}
