@@ -60,7 +60,8 @@ fn a_hanging_merchant_with_a_hundred_thousand_waiting_delays_nobody_else() {
     let beside = delivery(&mut producer, &healthy, &healthy_receiver);
     assert!(appliance.metric("posthaste_deliveries_waiting") >= WAITING as f64);
     let in_flight = appliance.metric("posthaste_attempts_in_flight");
-    assert!(in_flight <= 1.0, "an endpoint that never answers gets one attempt at a time, not {in_flight}");
+    // One is the hanging endpoint's; the last delivery to the healthy one may have arrived and not ended.
+    assert!(in_flight <= 2.0, "an endpoint that never answers gets one attempt at a time, not {in_flight}");
     hanging.configure(&json!({ "url": hanging_receiver.url(), "enabled": false }));
     let after = delivery(&mut producer, &healthy, &healthy_receiver);
     let ratio = beside.as_secs_f64() / before.max(after).as_secs_f64();
