@@ -111,6 +111,13 @@ pub(super) async fn list(dashboard: Arc<Dashboard>, request: Request) -> Result<
     let visitor = dashboard.visitor(&request)?;
     let merchant = &visitor.visit.merchant;
     let (question, filters, is_top) = read(merchant, request.query());
+    // Whoever has an event's id, from a log or a support request, puts it where ids go.
+    if let Some(id) = question.resource_id.as_deref().and_then(|id| id.parse::<EventId>().ok()) {
+        let dossier = dashboard.engine.history.dossier(merchant, id).await.map_err(|error| Stop::unreadable(&error))?;
+        if dossier.is_some() {
+            return Ok(response::see_other(&format!("{HOME}/events/{id}")));
+        }
+    }
     let history = dashboard.engine.history.page(question.query()).await.map_err(|error| Stop::unreadable(&error))?;
     let Stretch { items, next, prev, .. } = question.turned(history);
     let now = dashboard.clock.now();

@@ -368,6 +368,10 @@ fn the_log_is_filtered_by_shareable_links_and_paged_by_cursor() {
     assert_eq!(shown(&one), 1, "empty fields narrow nothing");
     assert_eq!(shown(&browser.page("/settings/webhooks/events?resource_id=res_7&from=&to=")), 1);
     assert_eq!(shown(&browser.page("/settings/webhooks/events?from=2020-01-01T00:00&to=2020-01-02T00:00")), 0);
+    let by_id = format!("/settings/webhooks/events?resource_id={}", ids[0]);
+    let answer = browser.get(&by_id);
+    let its_page = format!("{HOME}/events/{}", ids[0]);
+    assert_eq!((answer.status, answer.header("location")), (303, Some(its_page.as_str())), "an event's own id");
     for (target, words) in [
         ("?status=lost", "is no status"),
         ("?event_type=card", "is no event type"),
@@ -379,6 +383,7 @@ fn the_log_is_filtered_by_shareable_links_and_paged_by_cursor() {
     }
     let mut other = Browser::of(&appliance, "dev");
     assert_eq!(shown(&other.page("/settings/webhooks/events")), 0);
+    assert!(other.page(&by_id).contains("No event fits"), "it leads nobody to another merchant's");
     assert_eq!(other.get(&format!("{HOME}/events/{}", ids[0])).status, 404);
     assert_eq!(other.post(&format!("{HOME}/events/{}/resend", ids[0]), &[]).status, 404);
 }

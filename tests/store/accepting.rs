@@ -98,6 +98,20 @@ pub(crate) fn ids_grow_even_when_the_clock_goes_back(subject: &mut Subject) {
     assert!(subject.fresh(event("acme", ACME)).0 > last, "also after an end");
 }
 
+pub(crate) fn a_key_stays_known_to_a_clock_that_goes_back_by_a_day(subject: &mut Subject) {
+    two_merchants(subject);
+    for (key, hours) in (0..12).zip((0..24).step_by(2)) {
+        subject.clock.shift(hours * HOUR_MS);
+        let (id, sequence) = subject.fresh(keyed(event("acme", ACME), key, 1));
+        subject.clock.shift(-23 * HOUR_MS);
+        subject.holds(|subject| {
+            assert_eq!(subject.accept(keyed(event("acme", ACME), key, 1)), Acceptance::Duplicate { id, sequence });
+            assert_eq!(subject.accept(keyed(event("acme", ACME), key, 2)), Acceptance::Conflict);
+        });
+        subject.clock.shift((23 - hours) * HOUR_MS);
+    }
+}
+
 pub(crate) fn the_same_key_with_the_same_content_is_a_duplicate(subject: &mut Subject) {
     two_merchants(subject);
     subject.fresh(event("acme", ACME));

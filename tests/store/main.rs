@@ -26,6 +26,7 @@ macro_rules! every_case {
                 sequences_count_every_event_of_a_merchant_without_gaps,
                 a_merchant_that_was_deleted_and_put_again_goes_on_counting,
                 ids_grow_even_when_the_clock_goes_back,
+                a_key_stays_known_to_a_clock_that_goes_back_by_a_day,
                 the_same_key_with_the_same_content_is_a_duplicate,
                 the_same_key_with_other_content_is_a_conflict_and_stores_nothing,
                 a_key_means_something_else_at_every_merchant,

@@ -20,6 +20,7 @@ pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &Accepte
     if let Some((digest, content)) = meta.idempotency {
         let known = Known { content, event: meta.id, sequence: meta.sequence };
         let bucket = key::bucket(Timestamp::from_ms(meta.accepted_at));
+        overlay.meet_keys(bucket);
         overlay.put_new(key::idempotency(bucket, &merchant, digest), value::encode(&known));
     }
     let run = Run {
@@ -105,6 +106,7 @@ pub(crate) fn kept(overlay: &mut Overlay, meta: &KeptV1) -> Result<(), Undecodab
     }
     for known in &meta.keys {
         let bucket = key::bucket(Timestamp::from_ms(known.accepted_at));
+        overlay.meet_keys(bucket);
         let key = key::idempotency(bucket, &codec::merchant(&known.merchant)?, known.key);
         let known = Known { content: known.content, event: known.event, sequence: known.sequence };
         overlay.put(key, value::encode(&known));

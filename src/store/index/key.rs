@@ -114,6 +114,11 @@ pub(crate) fn idempotency(bucket: u32, merchant: &MerchantId, digest: u128) -> V
     key
 }
 
+/// The bucket in an idempotency key.
+pub(crate) fn bucket_of(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.get(1..5)?.try_into().ok()?))
+}
+
 /// Whether a producer's key that came at `at` may be known at `now`.
 pub(crate) fn is_known(at: Timestamp, now: Timestamp, buckets_kept: u32) -> bool {
     bucket(at) > bucket(now).saturating_sub(buckets_kept)

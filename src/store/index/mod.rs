@@ -36,6 +36,10 @@ pub(crate) use posting::Entry;
 pub(crate) use tree::{Pair, set_aside};
 pub(crate) use trim::Dropped;
 
+/// Half days by which a clock may go back while producers' keys stay known: two of them are a whole day, whatever time
+/// it is.
+const KEYS_AHEAD_MAX: u32 = 2;
+
 /// Old idempotency keys removed in one go, beside twice as many as came.
 const EXPIRED_MIN: usize = 2_000;
 
@@ -85,6 +89,10 @@ impl Index {
             let endpoint = key::number(&key).ok_or_else(|| value::damaged("a count has a bad key"))?;
             let merchant = waiting.merchant().ok_or_else(|| value::damaged("a count has a bad merchant"))?;
             overlay.load_count(crate::model::EndpointId(endpoint), merchant, &waiting);
+        }
+        let last_key = tree.range(&[key::IDEMPOTENCY], &[key::IDEMPOTENCY + 1]).next_back().transpose()?;
+        if let Some((key, _)) = last_key {
+            overlay.meet_keys(key::bucket_of(&key).ok_or_else(|| value::damaged("a producer's key is torn"))?);
         }
         let index = Index {
             tree,
@@ -412,8 +420,11 @@ impl Index {
         digest: u128,
         now: Timestamp,
     ) -> Result<(Option<Known>, u64), StoreError> {
-        let generation = self.overlay().active.number;
-        for key in self.known_keys(merchant, digest, now) {
+        let (generation, keys_to) = {
+            let overlay = self.overlay();
+            (overlay.active.number, overlay.keys_to())
+        };
+        for key in self.known_keys(merchant, digest, now, keys_to) {
             if let Some(bytes) = self.get(&key)? {
                 return Ok((Some(value::decode(&bytes)?), generation));
             }
@@ -433,24 +444,27 @@ impl Index {
             let overlay = self.overlay();
             // Within one generation, all that came since the look-up is in the overlay.
             if overlay.active.number == generation {
-                let mut told = self.known_keys(merchant, digest, now).filter_map(|key| overlay.get(&key).flatten());
+                let keys = self.known_keys(merchant, digest, now, overlay.keys_to());
+                let mut told = keys.filter_map(|key| overlay.get(&key).flatten());
                 return told.next().map(|bytes| value::decode(&bytes)).transpose();
             }
         }
         Ok(self.known(merchant, digest, now)?.0)
     }
 
-    /// The places where a producer's key may be known at `now`, newest first. A clock that went back may
-    /// have left one in the bucket ahead.
+    /// The places where a producer's key may be known at `now`, newest first. A clock that went back may have left one
+    /// in a bucket ahead, up to that of `keys_to`.
     fn known_keys<'a>(
         &self,
         merchant: &'a MerchantId,
         digest: u128,
         now: Timestamp,
+        keys_to: u32,
     ) -> impl Iterator<Item = Vec<u8>> + use<'a> {
         let newest = key::bucket(now);
         let oldest = newest.saturating_sub(self.buckets_kept - 1);
-        (oldest..=newest.saturating_add(1)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
+        let ahead = keys_to.min(newest.saturating_add(KEYS_AHEAD_MAX));
+        (oldest..=newest.max(ahead)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
     }
 }
 

@@ -62,13 +62,21 @@ pub(crate) struct Overlay {
     pub(crate) active: Generation,
     pub(crate) flushing: Option<Arc<Generation>>,
     counts: HashMap<EndpointId, Count>,
+    /// The latest half day in which a producer's key came, by the clock of then.
+    keys_to: u32,
     /// Whether changes are new to the index. During replay they may have been applied before.
     fresh: bool,
 }
 
 impl Overlay {
     pub(crate) fn new(watermark: Watermark) -> Overlay {
-        Overlay { active: Generation::new(1, watermark), flushing: None, counts: HashMap::new(), fresh: false }
+        Overlay {
+            active: Generation::new(1, watermark),
+            flushing: None,
+            counts: HashMap::new(),
+            keys_to: 0,
+            fresh: false,
+        }
     }
 
     /// Ends replay: from here on every change is new to the index.
@@ -112,6 +120,16 @@ impl Overlay {
         self.active.changes += 1;
         let events = self.active.runs.entry(run).or_default();
         clear(events, id);
+    }
+
+    /// Producer's keys are in this bucket.
+    pub(crate) fn meet_keys(&mut self, bucket: u32) {
+        self.keys_to = self.keys_to.max(bucket);
+    }
+
+    /// The latest bucket with producers' keys.
+    pub(crate) fn keys_to(&self) -> u32 {
+        self.keys_to
     }
 
     /// Counts a delivery in (1) or out (-1), unless the count already covers the record at `location`.
