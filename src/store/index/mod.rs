@@ -9,6 +9,7 @@ mod compare;
 pub(crate) mod key;
 mod layered;
 mod line;
+mod outbox;
 mod overlay;
 mod posting;
 mod tree;
@@ -131,12 +132,14 @@ impl Index {
             }
         };
         self.notify_room();
-        let plain = generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone()));
+        let plain = generation.plain.iter().filter(|(key, _)| key[0] != key::OWED);
+        let plain = plain.map(|(key, slot)| (key.clone(), slot.value.clone()));
         let mut plain = plain.chain(generation.count_changes()).peekable();
         while plain.peek().is_some() {
             let _turn = self.writers.wait();
             self.tree.apply(plain.by_ref().take(TURN_WRITES_MAX))?;
         }
+        self.flush_owed(&generation)?;
         let mut writes = Vec::new();
         let mut turn = Some(self.writers.wait());
         for (run, events) in &generation.runs {
@@ -227,6 +230,7 @@ impl Index {
         let told = self.overlay().get(key);
         match told {
             Some(value) => Ok(value),
+            None if key[0] == key::OWED => outbox::get(&self.tree, key),
             None => self.tree.get(key),
         }
     }
@@ -266,7 +270,7 @@ impl Index {
         as_of: Location,
     ) -> Result<Stretch, StoreError> {
         let mut fault = None;
-        let sled = self.tree.range(range.0, range.1).map_while(|pair| match pair {
+        let sled = self.tree_stretch(range)?.map_while(|pair| match pair {
             Ok((key, value)) => Some((key, Some(value))),
             Err(error) => {
                 fault = Some(error);
@@ -285,6 +289,17 @@ impl Index {
         let more = pairs.len() > limit;
         pairs.truncate(limit);
         Ok(Stretch { pairs, more, as_of })
+    }
+
+    /// What sled holds of a range, place by place. It spans the outbox or other kinds, never both.
+    fn tree_stretch(
+        &self,
+        (from, to): (&[u8], &[u8]),
+    ) -> Result<Box<dyn Iterator<Item = Result<Pair, StoreError>>>, StoreError> {
+        match from[0] {
+            key::OWED => Ok(Box::new(outbox::stretch(&self.tree, from, to)?)),
+            _ => Ok(Box::new(self.tree.range(from, to))),
+        }
     }
 
     /// For each run, its first `limit` events between `first` and `last` (both inclusive) in the order

@@ -123,33 +123,35 @@ impl Tree {
         Range { pairs, fault, guard: self.guard.clone() }
     }
 
-    /// Hands over every key from `from` (inclusive) to `to` (exclusive), in order; none is copied.
-    pub(crate) fn each_key(&self, from: &[u8], to: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), StoreError> {
-        self.guard.run(|| {
-            for pair in self.opened().tree.range::<&[u8], _>(from..to) {
-                each(&pair?.0);
-            }
-            Ok(())
-        })
-    }
-
     /// Writes in order, a batch at a time; a crash may leave any number of whole batches.
     pub(crate) fn apply(&self, writes: impl IntoIterator<Item = Write>) -> Result<(), StoreError> {
+        self.apply_groups(writes.into_iter().map(|write| [write]))
+    }
+
+    /// Writes in order; whoever reads sees all of a group or none of it in one step, and so does the start after a crash.
+    pub(crate) fn apply_groups<G>(&self, groups: impl IntoIterator<Item = G>) -> Result<(), StoreError>
+    where
+        G: IntoIterator<Item = Write, IntoIter: ExactSizeIterator>,
+    {
         let mut batch = sled::Batch::default();
         let mut operations = 0;
-        for (key, value) in writes {
-            match value {
-                Some(value) => {
-                    assert!(value.len() <= VALUE_LEN_MAX, "values stay small, or sled would not sync them");
-                    batch.insert(key, value);
-                }
-                None => batch.remove(key),
-            }
-            operations += 1;
-            if operations == BATCH_OPERATIONS_MAX {
+        for group in groups {
+            let group = group.into_iter();
+            assert!(group.len() <= BATCH_OPERATIONS_MAX, "a group goes in one batch");
+            if operations + group.len() > BATCH_OPERATIONS_MAX {
                 let full = std::mem::take(&mut batch);
                 self.guard.run(|| self.opened().tree.apply_batch(full))?;
                 operations = 0;
+            }
+            operations += group.len();
+            for (key, value) in group {
+                match value {
+                    Some(value) => {
+                        assert!(value.len() <= VALUE_LEN_MAX, "values stay small, or sled would not sync them");
+                        batch.insert(key, value);
+                    }
+                    None => batch.remove(key),
+                }
             }
         }
         if operations > 0 {
