@@ -259,9 +259,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::value::Watermark;
     use super::*;
     use crate::model::{EndpointId, EventId, Timestamp};
+    use crate::store::index::value::Watermark;
 
     const ALL: usize = usize::MAX - 1;
 
