@@ -25,9 +25,10 @@
 
 use std::iter::Peekable;
 
+use super::cut::Cut;
 use super::overlay::Generation;
 use super::tree::{Pair, Tree, Write};
-use super::{Index, after, key, value};
+use super::{Index, STRETCH_CHANGES_MAX, after, key, value};
 use crate::store::StoreError;
 
 const VERSION: u8 = 1;
@@ -36,14 +37,10 @@ const VERSION: u8 = 1;
 const PREFIX_LEN: usize = 9;
 const KEY_LEN: usize = 33;
 
-/// Deliveries in a block. Fewer cost memory, more cost writing: who gains one is written whole.
-const BLOCK_ENTRIES_MAX: usize = 64;
-
-/// Bytes in a block, about. sled puts up to 16 values on a page, and never syncs a page of more than 128 KiB.
-const BLOCK_BYTES_MAX: usize = 4 << 10;
-
-/// Changes written in one turn, and so at most in one batch.
-const TURN_CHANGES_MAX: usize = 2048;
+/// Deliveries in a block, and its bytes, about. sled puts up to 16 values on a page, and never syncs one of more than
+/// 128 KiB.
+const BLOCK_ENTRIES_MAX: usize = 96;
+const BLOCK_BYTES_MAX: usize = 6 << 10;
 
 impl Index {
     /// Writes what changed of what is owed.
@@ -61,7 +58,7 @@ impl Index {
 /// Writes the next changes, which are ascending: as many as one turn takes.
 fn write(tree: &Tree, changes: &mut Peekable<impl Iterator<Item = Write>>) -> Result<(), StoreError> {
     let mut groups = Vec::new();
-    let mut left = TURN_CHANGES_MAX;
+    let mut left = STRETCH_CHANGES_MAX;
     while let Some((first, _)) = changes.peek().filter(|_| left > 0) {
         let end = endpoint_end(first)?;
         let block = block_of(tree, first)?;
@@ -156,14 +153,17 @@ fn regrouped(block: Option<Pair>, changes: Vec<Write>) -> Result<Vec<Write>, Sto
         Some((key, bytes)) => decode(key, bytes)?,
         None => Vec::new(),
     };
-    let last = old.last().map(|(key, _)| key.clone());
-    let is_append = changes.iter().all(|(key, value)| value.is_none() || last.as_ref().is_none_or(|last| key > last));
+    let mut cut = Cut::of(&old, &changes, BLOCK_ENTRIES_MAX);
     let merged = merge(old, changes);
+    cut.entries_max = room(&merged);
     let mut writes = Vec::new();
     if let (Some((key, _)), true) = (&block, merged.is_empty()) {
         writes.push((key.clone(), None));
     }
-    for (nth, entries) in merged.chunks(share(&merged, is_append)).enumerate() {
+    let mut rest = merged.as_slice();
+    for (nth, length) in cut.lengths().enumerate() {
+        let (entries, others) = rest.split_at(length);
+        rest = others;
         // The first block keeps its key: it is the lower bound of what it may hold.
         let kept = block.as_ref().filter(|_| nth == 0);
         let bytes = encode(entries);
@@ -176,12 +176,10 @@ fn regrouped(block: Option<Pair>, changes: Vec<Write>) -> Result<Vec<Write>, Sto
     Ok(writes)
 }
 
-/// How many of these entries each block gets. What comes at the end finds full blocks before it; what comes in between
-/// finds room for more of the same.
-fn share(entries: &[Pair], is_append: bool) -> usize {
+/// How many of these entries fill a block.
+fn room(entries: &[Pair]) -> usize {
     let longest = entries.iter().map(|(key, value)| entry_len(key, value)).max().unwrap_or(1);
-    let room = (BLOCK_BYTES_MAX / longest).clamp(1, BLOCK_ENTRIES_MAX);
-    if is_append { room } else { entries.len().div_ceil(entries.len().div_ceil(room).max(1)).max(1) }
+    (BLOCK_BYTES_MAX / longest).clamp(1, BLOCK_ENTRIES_MAX)
 }
 
 /// Applies changes to a block's entries, both ascending.
@@ -339,37 +337,38 @@ mod tests {
     #[test]
     fn what_comes_in_order_leaves_full_blocks() {
         let (_dir, tree) = tree();
-        for begin in (0..300).step_by(7) {
+        for begin in (0..70).step_by(7) {
             applied(&tree, owed(begin..begin + 7));
         }
-        assert_eq!(sizes(&tree), [64, 64, 64, 64, 45]);
-        applied(&tree, owed(301..5_000));
-        assert!(sizes(&tree).iter().rev().skip(1).all(|entries| *entries == 64));
+        assert_eq!(sizes(&tree), [32, 32, 6]);
+        applied(&tree, owed(70..5_000));
+        let sizes = sizes(&tree);
+        assert!(sizes[2..sizes.len() - 1].iter().all(|entries| *entries == BLOCK_ENTRIES_MAX), "{sizes:?}");
         assert_eq!(read(&tree, &place(0), &place(6_000)).len(), 5_000);
     }
 
     #[test]
     fn what_comes_in_between_finds_room_for_more() {
         let (_dir, tree) = tree();
-        applied(&tree, owed((0..128).map(|n| n * 2)));
-        applied(&tree, owed([63]));
-        assert_eq!(sizes(&tree), [33, 32, 64]);
-        applied(&tree, owed([1, 65, 253]));
-        assert_eq!(sizes(&tree), [34, 33, 33, 32]);
-        assert_eq!(get(&tree, &place(65)).expect("readable"), Some(65_u64.to_be_bytes().to_vec()));
-        assert_eq!(get(&tree, &place(67)).expect("readable"), None);
-        assert_eq!(get(&tree, &place_at(8, 65)).expect("readable"), None);
+        applied(&tree, owed((0..32).map(|n| n * 2)));
+        applied(&tree, owed([31]));
+        assert_eq!(sizes(&tree), [17, 16]);
+        applied(&tree, owed([1, 33, 61]));
+        assert_eq!(sizes(&tree), [18, 18]);
+        assert_eq!(get(&tree, &place(33)).expect("readable"), Some(33_u64.to_be_bytes().to_vec()));
+        assert_eq!(get(&tree, &place(35)).expect("readable"), None);
+        assert_eq!(get(&tree, &place_at(8, 33)).expect("readable"), None);
     }
 
     #[test]
     fn a_block_keeps_its_key_as_long_as_it_holds_anything() {
         let (_dir, tree) = tree();
         applied(&tree, owed(100..200));
-        applied(&tree, gone(100..163));
-        assert_eq!(blocks(&tree), [(place(100), 1), (place(164), 36)]);
+        applied(&tree, gone(100..195));
+        assert_eq!(blocks(&tree), [(place(100), 1), (place(196), 4)]);
         applied(&tree, owed([90, 101]));
         applied(&tree, owed([91]));
-        assert_eq!(blocks(&tree), [(place(90), 2), (place(100), 2), (place(164), 36)]);
+        assert_eq!(blocks(&tree), [(place(90), 2), (place(100), 2), (place(196), 4)]);
         applied(&tree, gone(90..200));
         assert_eq!(blocks(&tree), []);
         applied(&tree, gone(90..200));
@@ -381,7 +380,7 @@ mod tests {
         let (_dir, tree) = tree();
         let long = |n| (place(n), Some(vec![1; 200]));
         applied(&tree, (0..100).map(long).collect());
-        assert_eq!(sizes(&tree), [18, 18, 18, 18, 18, 10]);
+        assert_eq!(sizes(&tree), [27, 27, 27, 19]);
         applied(&tree, [(place(200), Some(vec![1; 2 * BLOCK_BYTES_MAX - 30]))].into());
         assert_eq!(read(&tree, &place(0), &place(201)).len(), 101);
     }
