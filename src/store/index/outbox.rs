@@ -390,7 +390,7 @@ mod tests {
         let (_dir, tree) = tree();
         applied(&tree, owed(0..100));
         each_key(&tree, |_| {}).expect("in order");
-        let straying = encode(&[(place(0), vec![]), (place(70), vec![])]);
+        let straying = encode(&[(place(0), vec![]), (place(98), vec![])]);
         tree.apply([(place(0), Some(straying))]).expect("written");
         assert!(each_key(&tree, |_| {}).is_err());
     }
