@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Index, key, value};
+use super::{Index, key, outbox, value};
 use crate::model::EndpointId;
 use crate::store::StoreError;
 
@@ -21,7 +21,7 @@ impl Index {
             None => torn = true,
         };
         let mut changes = overlay.active.plain.range(vec![key::OWED]..vec![key::OWED + 1]).peekable();
-        self.tree.each_key(&[key::OWED], &[key::OWED + 1], |there| {
+        outbox::each_key(&self.tree, |there| {
             while let Some((key, slot)) = changes.next_if(|(key, _)| key.as_slice() < there) {
                 slot.value.iter().for_each(|_| count(key));
             }

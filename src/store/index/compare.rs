@@ -1,12 +1,12 @@
 //! Comparing two indexes of the same journal, place by place.
 //!
-//! Never minds how history is cut into blocks, nor what readers leave out anyway: what stands in a dropped
+//! Never minds how history and outbox are cut into blocks, nor what readers leave out anyway: what stands in a dropped
 //! segment, and producers' keys whose time has passed.
 
 use std::cmp::Ordering;
 
 use super::value::{self, Waiting};
-use super::{Entry, Index, key, posting};
+use super::{Entry, Index, key, outbox, posting};
 use crate::model::{EventId, EventType, Status, Timestamp};
 use crate::store::StoreError;
 
@@ -88,6 +88,10 @@ fn content(key: Vec<u8>, value: Vec<u8>, first_kept: u32) -> Result<Vec<(Place, 
             let run = &key[..key.len().saturating_sub(16)];
             let kept = entries.into_iter().filter(|(_, entry)| entry.location.segment() >= first_kept);
             Ok(kept.map(|(id, entry)| (Place { key: run.to_vec(), id: Some(id) }, (Vec::new(), Some(entry)))).collect())
+        }
+        key::OWED => {
+            let owed = outbox::decode(&key, &value)?;
+            Ok(owed.into_iter().map(|(key, value)| (Place { key, id: None }, (value, None))).collect())
         }
         key::WAITING => {
             let waiting: Waiting = value::decode(&value)?;

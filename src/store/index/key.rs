@@ -3,7 +3,7 @@
 //! Never holds anything that the journal does not: the index can be made anew from it.
 //!
 //! ```text
-//! d  endpoint:8 due:8 event:16                      what is owed, in the order it leaves   → Owed
+//! d  endpoint:8 due:8 event:16                      a block of the outbox, by its first    → Owed, many
 //! e  endpoint:8                                     an endpoint                            → EndpointV2
 //! h  merchant 0 resource:8 type:1 status:1 first:16 a block of history                     → postings
 //! i  bucket:4 merchant 0 key:16                     a producer's idempotency key           → Known
@@ -16,7 +16,8 @@
 //! ```
 //!
 //! All numbers big-endian, so that the order of keys is the order of numbers. `resource` 0 stands for
-//! the whole history of the merchant; merchant ids hold no zero byte.
+//! the whole history of the merchant; merchant ids hold no zero byte. Above `outbox` each delivery that is owed has such a
+//! key of its own.
 
 use crate::model::{EndpointId, EventId, EventType, MerchantId, OwnerKind, Status, Timestamp};
 use crate::store::journal::codec::owner_code;

@@ -6,9 +6,11 @@
 pub(crate) mod apply;
 mod audit;
 mod compare;
+mod cut;
 pub(crate) mod key;
 mod layered;
 mod line;
+mod outbox;
 mod overlay;
 mod posting;
 mod tree;
@@ -24,6 +26,7 @@ use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp};
 use crate::store::StoreError;
 
+use cut::Cut;
 use key::Run;
 use layered::Layered;
 use line::Line;
@@ -65,6 +68,9 @@ pub(crate) struct Index {
 /// Writes gathered before they go to sled together, because each of its batches costs two synchronous writes however
 /// little it holds; then whoever else writes has its turn.
 const TURN_WRITES_MAX: usize = 1024;
+
+/// Changes of one stretch of places that are written together, so that they fit in one of sled's batches.
+const STRETCH_CHANGES_MAX: usize = 2048;
 
 /// Deliveries that are looked through for those that stand in old segments.
 const OWED_MAX: usize = 50_000;
@@ -139,25 +145,27 @@ impl Index {
             }
         };
         self.notify_room();
-        let plain = generation.plain.iter().map(|(key, slot)| (key.clone(), slot.value.clone()));
+        let plain = generation.plain.iter().filter(|(key, _)| key[0] != key::OWED);
+        let plain = plain.map(|(key, slot)| (key.clone(), slot.value.clone()));
         let mut plain = plain.chain(generation.count_changes()).peekable();
         while plain.peek().is_some() {
             let _turn = self.writers.wait();
             self.tree.apply(plain.by_ref().take(TURN_WRITES_MAX))?;
         }
-        let mut writes = Vec::new();
+        self.flush_owed(&generation)?;
+        let mut groups = Vec::new();
         let mut turn = Some(self.writers.wait());
         for (run, events) in &generation.runs {
-            self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect(), &mut writes)?;
+            self.flush_run(run, events.iter().map(|(id, slot)| (*id, slot.value)).collect(), &mut groups)?;
             // Runs share no place, so that one may be read while what another changes is not yet written. Whoever else
             // writes may change it afterwards: what was read of it is written by then.
-            if writes.len() >= TURN_WRITES_MAX {
-                self.tree.apply(writes.drain(..))?;
+            if groups.len() >= TURN_WRITES_MAX {
+                self.tree.apply_groups(groups.drain(..))?;
                 drop(turn.take());
                 turn = Some(self.writers.wait());
             }
         }
-        self.tree.apply(writes)?;
+        self.tree.apply_groups(groups)?;
         self.forget_old_keys(now, generation.producers_keys())?;
         // Everything the watermark covers is durable before the watermark is written.
         self.tree.sync()?;
@@ -191,13 +199,13 @@ impl Index {
         self.room.1.notify_all();
     }
 
-    /// What becomes of a run's blocks. Each stretch of changes lies before the next block that is there, so no
-    /// block is read after it was changed.
+    /// What becomes of a run's blocks, those that share entries in one group. Each stretch of changes lies before the next
+    /// block that is there, so no block is read after it was changed and before it is written.
     fn flush_run(
         &self,
         run: &Run,
         changes: Vec<(EventId, Option<Entry>)>,
-        writes: &mut Vec<Write>,
+        groups: &mut Vec<Vec<Write>>,
     ) -> Result<(), StoreError> {
         let prefix = run.prefix();
         let end = prefix_end(&prefix);
@@ -207,10 +215,13 @@ impl Index {
             let from = block.as_ref().map_or_else(|| key::block(&prefix, *id), |(key, _)| key.clone());
             let next = self.tree.range(&after(&from), &end).next().transpose()?;
             let next_first = next.and_then(|(key, _)| key::block_first(&prefix, &key)).unwrap_or(EventId::MAX);
-            let here = rest.partition_point(|(id, _)| *id < next_first).max(1);
+            let here = rest.partition_point(|(id, _)| *id < next_first).clamp(1, STRETCH_CHANGES_MAX);
             let (mine, others) = rest.split_at(here);
             rest = others;
-            flush_block(&prefix, block, mine, writes)?;
+            groups.push(flush_block(&prefix, block, mine)?);
+            if here == STRETCH_CHANGES_MAX {
+                self.tree.apply_groups(groups.drain(..))?;
+            }
         }
         Ok(())
     }
@@ -235,6 +246,7 @@ impl Index {
         let told = self.overlay().get(key);
         match told {
             Some(value) => Ok(value),
+            None if key[0] == key::OWED => outbox::get(&self.tree, key),
             None => self.tree.get(key),
         }
     }
@@ -274,7 +286,7 @@ impl Index {
         as_of: Location,
     ) -> Result<Stretch, StoreError> {
         let mut fault = None;
-        let sled = self.tree.range(range.0, range.1).map_while(|pair| match pair {
+        let sled = self.tree_stretch(range)?.map_while(|pair| match pair {
             Ok((key, value)) => Some((key, Some(value))),
             Err(error) => {
                 fault = Some(error);
@@ -293,6 +305,17 @@ impl Index {
         let more = pairs.len() > limit;
         pairs.truncate(limit);
         Ok(Stretch { pairs, more, as_of })
+    }
+
+    /// What sled holds of a range, place by place. It spans the outbox or other kinds, never both.
+    fn tree_stretch(
+        &self,
+        (from, to): (&[u8], &[u8]),
+    ) -> Result<Box<dyn Iterator<Item = Result<Pair, StoreError>>>, StoreError> {
+        match from[0] {
+            key::OWED => Ok(Box::new(outbox::stretch(&self.tree, from, to)?)),
+            _ => Ok(Box::new(self.tree.range(from, to))),
+        }
     }
 
     /// For each run, its first `limit` events between `first` and `last` (both inclusive) in the order
@@ -472,17 +495,21 @@ fn flush_block(
     prefix: &[u8],
     block: Option<Pair>,
     changes: &[(EventId, Option<Entry>)],
-    writes: &mut Vec<Write>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Write>, StoreError> {
     let old = match &block {
         Some((_, bytes)) => posting::decode(bytes).ok_or_else(|| value::damaged("a block of history is torn"))?,
         None => Vec::new(),
     };
+    let cut = Cut::of(&old, changes, posting::BLOCK_ENTRIES_MAX);
     let merged = posting::merge(old, changes);
+    let mut writes = Vec::new();
     if let (Some((key, _)), true) = (&block, merged.is_empty()) {
         writes.push((key.clone(), None));
     }
-    for (nth, chunk) in merged.chunks(posting::BLOCK_ENTRIES_MAX).enumerate() {
+    let mut rest = merged.as_slice();
+    for (nth, length) in cut.lengths().enumerate() {
+        let (chunk, others) = rest.split_at(length);
+        rest = others;
         // The first block keeps its key: it is the lower bound of what it may hold.
         let kept = block.as_ref().filter(|_| nth == 0);
         let bytes = posting::encode(chunk);
@@ -492,7 +519,7 @@ fn flush_block(
         }
         writes.push((kept.map_or_else(|| key::block(prefix, chunk[0].0), |(key, _)| key.clone()), Some(bytes)));
     }
-    Ok(())
+    Ok(writes)
 }
 
 /// A generation's changes of a range, up to `limit` places that are there.

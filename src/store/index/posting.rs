@@ -17,8 +17,8 @@ use crate::model::{EndpointId, EventId, Location, Timestamp};
 const VERSION: u8 = 1;
 const ENTRY_LEN: usize = 48;
 
-/// A block that grows past this is split: 1.5 KiB, far under what sled keeps inline.
-pub(crate) const BLOCK_ENTRIES_MAX: usize = 32;
+/// Entries in a block: 4.5 KiB. sled puts up to 16 values on a page, and never syncs one of more than 128 KiB.
+pub(crate) const BLOCK_ENTRIES_MAX: usize = 96;
 
 /// One event in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What stands in the index's values, other than blocks of history.
+//! What stands in the index's values, other than blocks: in those of the outbox, what is said of each delivery.
 //!
 //! Every value begins with the version of its layout. The index is rebuilt rather than upgraded, so only
 //! the present version is read.
@@ -9,7 +9,7 @@ use crate::model::{Delivery, EndpointId, EventId, EventType, Location, MerchantI
 use crate::store::StoreError;
 use crate::store::journal::codec;
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// A delivery that is owed; endpoint, due time and event stand in its key.
 #[derive(Encode, Decode)]
