@@ -17,8 +17,9 @@ use crate::model::{EndpointId, EventId, Location, Timestamp};
 const VERSION: u8 = 1;
 const ENTRY_LEN: usize = 48;
 
-/// Entries in a block: 4.5 KiB. sled puts up to 16 values on a page, and never syncs one of more than 128 KiB.
-pub(crate) const BLOCK_ENTRIES_MAX: usize = 96;
+/// Entries in a block: 6 KiB. sled puts up to 16 values on a page, a few more for a moment, and never syncs a page of more
+/// than 128 KiB.
+pub(crate) const BLOCK_ENTRIES_MAX: usize = 128;
 
 /// One event in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
