@@ -192,7 +192,12 @@ impl Scene {
 
     /// Waits until nothing is owed but to the paused merchants; what is still owed then.
     pub(crate) fn drain(&self, appliance: &Appliance) -> Result<u64, String> {
-        let deadline = Instant::now() + self.drain_patience;
+        self.drain_within(appliance, self.drain_patience)
+    }
+
+    /// The same with a patience of its own.
+    pub(crate) fn drain_within(&self, appliance: &Appliance, patience: Duration) -> Result<u64, String> {
+        let deadline = Instant::now() + patience;
         loop {
             let at = &appliance.addresses;
             let owed = self.access.waiting(at)?;
