@@ -26,7 +26,7 @@ use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp};
 use crate::store::StoreError;
 
-use cut::Cut;
+use cut::regroup;
 use key::Run;
 use layered::Layered;
 use line::Line;
@@ -500,26 +500,8 @@ fn flush_block(
         Some((_, bytes)) => posting::decode(bytes).ok_or_else(|| value::damaged("a block of history is torn"))?,
         None => Vec::new(),
     };
-    let cut = Cut::of(&old, changes, posting::BLOCK_ENTRIES_MAX);
-    let merged = posting::merge(old, changes);
-    let mut writes = Vec::new();
-    if let (Some((key, _)), true) = (&block, merged.is_empty()) {
-        writes.push((key.clone(), None));
-    }
-    let mut rest = merged.as_slice();
-    for (nth, length) in cut.lengths().enumerate() {
-        let (chunk, others) = rest.split_at(length);
-        rest = others;
-        // The first block keeps its key: it is the lower bound of what it may hold.
-        let kept = block.as_ref().filter(|_| nth == 0);
-        let bytes = posting::encode(chunk);
-        if kept.is_some_and(|(_, old)| *old == bytes) {
-            // It was full, and what comes goes behind it.
-            continue;
-        }
-        writes.push((kept.map_or_else(|| key::block(prefix, chunk[0].0), |(key, _)| key.clone()), Some(bytes)));
-    }
-    Ok(writes)
+    let entries_max = |_: &[_]| posting::BLOCK_ENTRIES_MAX;
+    Ok(regroup(block, old, changes.to_vec(), entries_max, |id| key::block(prefix, *id), posting::encode))
 }
 
 /// A generation's changes of a range, up to `limit` places that are there.

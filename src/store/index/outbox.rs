@@ -25,7 +25,7 @@
 
 use std::iter::Peekable;
 
-use super::cut::Cut;
+use super::cut::regroup;
 use super::overlay::Generation;
 use super::tree::{Pair, Tree, Write};
 use super::{Index, STRETCH_CHANGES_MAX, after, key, value};
@@ -153,48 +153,13 @@ fn regrouped(block: Option<Pair>, changes: Vec<Write>) -> Result<Vec<Write>, Sto
         Some((key, bytes)) => decode(key, bytes)?,
         None => Vec::new(),
     };
-    let mut cut = Cut::of(&old, &changes, BLOCK_ENTRIES_MAX);
-    let merged = merge(old, changes);
-    cut.entries_max = room(&merged);
-    let mut writes = Vec::new();
-    if let (Some((key, _)), true) = (&block, merged.is_empty()) {
-        writes.push((key.clone(), None));
-    }
-    let mut rest = merged.as_slice();
-    for (nth, length) in cut.lengths().enumerate() {
-        let (entries, others) = rest.split_at(length);
-        rest = others;
-        // The first block keeps its key: it is the lower bound of what it may hold.
-        let kept = block.as_ref().filter(|_| nth == 0);
-        let bytes = encode(entries);
-        if kept.is_some_and(|(_, old)| *old == bytes) {
-            // It was full, and what comes goes behind it.
-            continue;
-        }
-        writes.push((kept.map_or_else(|| entries[0].0.clone(), |(key, _)| key.clone()), Some(bytes)));
-    }
-    Ok(writes)
+    Ok(regroup(block, old, changes, room, Vec::clone, encode))
 }
 
 /// How many of these entries fill a block.
 fn room(entries: &[Pair]) -> usize {
     let longest = entries.iter().map(|(key, value)| entry_len(key, value)).max().unwrap_or(1);
     (BLOCK_BYTES_MAX / longest).clamp(1, BLOCK_ENTRIES_MAX)
-}
-
-/// Applies changes to a block's entries, both ascending.
-fn merge(entries: Vec<Pair>, changes: Vec<Write>) -> Vec<Pair> {
-    let mut merged = Vec::with_capacity(entries.len() + changes.len());
-    let mut old = entries.into_iter().peekable();
-    for (key, change) in changes {
-        while let Some(kept) = old.next_if(|(other, _)| *other < key) {
-            merged.push(kept);
-        }
-        old.next_if(|(other, _)| *other == key);
-        merged.extend(change.map(|value| (key, value)));
-    }
-    merged.extend(old);
-    merged
 }
 
 fn entry_len(key: &[u8], value: &[u8]) -> usize {

@@ -71,21 +71,6 @@ pub(crate) fn encode(entries: &[(EventId, Entry)]) -> Vec<u8> {
     bytes
 }
 
-/// Applies changes (`None` removes) to a block's entries, both ascending by id.
-pub(crate) fn merge(entries: Vec<(EventId, Entry)>, changes: &[(EventId, Option<Entry>)]) -> Vec<(EventId, Entry)> {
-    let mut merged = Vec::with_capacity(entries.len() + changes.len());
-    let mut old = entries.into_iter().peekable();
-    for (id, change) in changes {
-        while let Some(kept) = old.next_if(|(other, _)| other < id) {
-            merged.push(kept);
-        }
-        old.next_if(|(other, _)| other == id);
-        merged.extend(change.map(|entry| (*id, entry)));
-    }
-    merged.extend(old);
-    merged
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,14 +90,5 @@ mod tests {
         assert_eq!(decode(&encode(&entries)), Some(entries));
         assert_eq!(decode(&[]), None);
         assert_eq!(decode(&[1, 2, 3]), None);
-    }
-
-    #[test]
-    fn merging_replaces_removes_and_keeps_order() {
-        let old = vec![(id(2), entry(2)), (id(4), entry(4)), (id(6), entry(6))];
-        let changes =
-            [(id(1), Some(entry(1))), (id(4), None), (id(5), None), (id(6), Some(entry(60))), (id(7), Some(entry(7)))];
-        let merged: Vec<_> = merge(old, &changes).into_iter().map(|(i, e)| (i.as_u128(), e.location.0)).collect();
-        assert_eq!(merged, [(1, 1), (2, 2), (6, 60), (7, 7)]);
     }
 }
