@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::appliance::Appliance;
 use crate::dice::Dice;
+use crate::judge::Verdict;
 use crate::load::{Load, Pace};
 use crate::power::Product;
 use crate::report::{Report, rounds};
@@ -37,18 +39,9 @@ pub(crate) fn under_load(report: &mut Report, dice: &mut Dice, cycles: u64, prod
         scene.kill(appliance);
     }
     let appliance = scene.start();
-    let moves = load.end();
-    let drained = scene.drain(&appliance);
-    let mut verdict = scene.verdict(&appliance);
-    verdict.faults.extend(drained.err());
-    verdict.faults.extend(moves.check(&scene, &appliance.addresses));
-    let waited = verdict.waiting;
-    scene.resume(&appliance);
-    verdict.faults.extend(scene.drain(&appliance).err());
-    let end = scene.verdict(&appliance);
-    verdict.faults.extend(end.faults.iter().cloned());
-    if end.waiting > 0 || waited == 0 {
-        verdict.note(format!("{waited} waited for a paused merchant, {} after it was resumed", end.waiting));
+    let (mut verdict, left) = at_rest(&scene, &appliance, load);
+    if left > 0 || verdict.waiting == 0 {
+        verdict.note(format!("{} waited for a paused merchant, {left} after it was resumed", verdict.waiting));
     }
     restart_ms.sort_unstable();
     report.set("n", cycles);
@@ -56,6 +49,21 @@ pub(crate) fn under_load(report: &mut Report, dice: &mut Dice, cycles: u64, prod
     report.set("restart_ms_max", restart_ms[restart_ms.len() - 1]);
     verdict.add_to(report);
     verdict.faults
+}
+
+/// Ends the load and lets everything drain, then what paused merchants have, too. The verdict before these were resumed
+/// with the faults of both, and how much waits at the end.
+pub(crate) fn at_rest(scene: &Scene, appliance: &Appliance, load: Load) -> (Verdict, u64) {
+    let moves = load.end();
+    let drained = scene.drain(appliance);
+    let mut verdict = scene.verdict(appliance);
+    verdict.faults.extend(drained.err());
+    verdict.faults.extend(moves.check(scene, &appliance.addresses));
+    scene.resume(appliance);
+    verdict.faults.extend(scene.drain(appliance).err());
+    let end = scene.verdict(appliance);
+    verdict.faults.extend(end.faults);
+    (verdict, end.waiting)
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
+use crate::kills;
 use crate::load::{Load, Pace};
 use crate::power::{self, Product};
 use crate::report::{Report, rounds};
@@ -58,14 +59,7 @@ pub(crate) fn under_kills(report: &mut Report, dice: &mut Dice, cycles: u64, pro
         moved += numbers_after(&log, "moved_bytes=").sum::<u64>();
     }
     let appliance = scene.try_start(&scene.plain).unwrap_or_else(|ended| panic!("it does not start: {ended:?}"));
-    let moves = load.end();
-    let drained = scene.drain(&appliance);
-    let mut verdict = scene.verdict(&appliance);
-    verdict.faults.extend(drained.err());
-    verdict.faults.extend(moves.check(&scene, &appliance.addresses));
-    scene.resume(&appliance);
-    verdict.faults.extend(scene.drain(&appliance).err());
-    verdict.faults.extend(scene.verdict(&appliance).faults);
+    let (mut verdict, _) = kills::at_rest(&scene, &appliance, load);
     if verdict.dropped == 0 || moved == 0 {
         verdict.note(format!("{} events were dropped and {moved} bytes moved: nothing was tested", verdict.dropped));
     }

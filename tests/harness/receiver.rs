@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,6 +94,16 @@ impl Receiver {
     /// Answers each request as `script` says.
     pub(crate) fn scripted(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Receiver {
         Receiver::listen(None, Arc::new(script))
+    }
+
+    /// Answers with a status that can be changed, and that to begin with.
+    pub(crate) fn moody(status: u16) -> (Receiver, Arc<AtomicU16>) {
+        let says = Arc::new(AtomicU16::new(status));
+        let receiver = Receiver::scripted({
+            let says = Arc::clone(&says);
+            move |_| Reply::Status(says.load(Ordering::Relaxed))
+        });
+        (receiver, says)
     }
 
     /// Answers 200 to everything that comes over TLS.

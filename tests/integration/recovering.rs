@@ -3,25 +3,14 @@
 //!
 //! Never asserts how long anything takes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Appliance, Merchant, Receiver, Reply, eventually};
+use crate::harness::{Appliance, Merchant, Receiver, eventually};
 
 const CONFIG: &str = "/api/v2/webhooks/config";
 const RECOVER: &str = "/api/v2/webhooks/events/recover";
-
-/// A receiver that fails until it is told otherwise.
-fn failing() -> (Receiver, Arc<AtomicU16>) {
-    let says = Arc::new(AtomicU16::new(500));
-    let receiver = Receiver::scripted({
-        let says = Arc::clone(&says);
-        move |_| Reply::Status(says.load(Ordering::Relaxed))
-    });
-    (receiver, says)
-}
 
 /// A merchant with so many events that have failed, whose webhook is switched off since.
 fn switched_off(appliance: &Appliance, id: &str, receiver: &Receiver, events: usize) -> (Merchant, Vec<String>) {
@@ -43,7 +32,7 @@ fn ended(merchant: &mut Merchant, state: &str) -> Value {
 
 #[test]
 fn what_was_sent_by_hand_meanwhile_is_not_recovered_once_more() {
-    let (receiver, says) = failing();
+    let (receiver, says) = Receiver::moody(500);
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "")]);
     let (mut merchant, ids) = switched_off(&appliance, "acme", &receiver, 3);
     says.store(200, Ordering::Relaxed);
@@ -62,7 +51,7 @@ fn what_was_sent_by_hand_meanwhile_is_not_recovered_once_more() {
 
 #[test]
 fn a_recovery_ends_with_the_webhook_for_which_it_began() {
-    let ((receiver, _), other) = (failing(), Receiver::start());
+    let ((receiver, _), other) = (Receiver::moody(500), Receiver::start());
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "")]);
     let (mut merchant, ids) = switched_off(&appliance, "acme", &receiver, 2);
     merchant.api.post(RECOVER, &json!({})).expect(202);
@@ -77,7 +66,7 @@ fn a_recovery_ends_with_the_webhook_for_which_it_began() {
 
 #[test]
 fn a_recovery_that_waits_for_a_webhook_that_is_off_keeps_nobody_else_from_recovering() {
-    let (receiver, says) = failing();
+    let (receiver, says) = Receiver::moody(500);
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", ""), ("DELIVERY__RECOVERIES_MAX", "1")]);
     let (mut held, _) = switched_off(&appliance, "acme", &receiver, 1);
     let (mut other, ids) = switched_off(&appliance, "globex", &receiver, 1);
@@ -95,7 +84,7 @@ fn a_recovery_that_waits_for_a_webhook_that_is_off_keeps_nobody_else_from_recove
 
 #[test]
 fn a_recovery_that_was_stopped_can_be_begun_anew_at_once() {
-    let (receiver, says) = failing();
+    let (receiver, says) = Receiver::moody(500);
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "")]);
     let (mut merchant, ids) = switched_off(&appliance, "acme", &receiver, 1);
     merchant.api.post(RECOVER, &json!({})).expect(202);

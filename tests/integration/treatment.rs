@@ -13,16 +13,6 @@ use crate::harness::{Appliance, Merchant, Receiver, Reply, eventually};
 const CONFIG: &str = "/api/v2/webhooks/config";
 const RECOVER: &str = "/api/v2/webhooks/events/recover";
 
-/// A receiver whose status can be changed.
-fn moody(status: u16) -> (Receiver, Arc<AtomicU16>) {
-    let says = Arc::new(AtomicU16::new(status));
-    let receiver = Receiver::scripted({
-        let says = Arc::clone(&says);
-        move |_| Reply::Status(says.load(Ordering::Relaxed))
-    });
-    (receiver, says)
-}
-
 fn state(merchant: &mut Merchant, wanted: &str) -> Value {
     eventually(wanted, || {
         let config = merchant.api.get(CONFIG).expect(200);
@@ -32,7 +22,7 @@ fn state(merchant: &mut Merchant, wanted: &str) -> Value {
 
 #[test]
 fn an_endpoint_that_fails_is_left_alone_and_its_events_keep_their_attempts() {
-    let (receiver, says) = moody(500);
+    let (receiver, says) = Receiver::moody(500);
     let appliance = Appliance::start(&[
         ("DELIVERY__BREAKER_FAILURES", "2"),
         ("DELIVERY__BREAKER_WAIT", "2s"),
@@ -77,7 +67,7 @@ fn events_of_one_resource_keep_their_order_and_others_go_on() {
 
 #[test]
 fn an_endpoint_that_only_fails_is_disabled_seen_and_enabled_again() {
-    let (receiver, says) = moody(500);
+    let (receiver, says) = Receiver::moody(500);
     let appliance = Appliance::start(&[
         ("DELIVERY__FAILING_AFTER", "1s"),
         ("DELIVERY__DISABLE_AFTER", "3s"),
@@ -111,7 +101,7 @@ fn an_endpoint_that_only_fails_is_disabled_seen_and_enabled_again() {
 
 #[test]
 fn a_new_webhook_is_not_blamed_for_the_one_before_it() {
-    let (receiver, other) = (moody(500).0, Receiver::start());
+    let (receiver, other) = (Receiver::moody(500).0, Receiver::start());
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "1h")]);
     let mut merchant = appliance.merchant_at("acme", &receiver);
     let id = appliance.submit(&merchant, "card_state", &json!({}));
@@ -142,7 +132,7 @@ fn what_waits_for_too_long_has_failed_and_says_why() {
 
 #[test]
 fn missed_events_are_counted_and_sent_again() {
-    let (receiver, says) = moody(500);
+    let (receiver, says) = Receiver::moody(500);
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", "")]);
     let mut merchant = appliance.merchant_at("acme", &receiver);
     merchant.api.get(RECOVER).expect(404);
@@ -172,7 +162,7 @@ fn missed_events_are_counted_and_sent_again() {
 
 #[test]
 fn a_recovery_can_be_stopped_and_there_is_one_at_a_time() {
-    let (receiver, _) = moody(500);
+    let (receiver, _) = Receiver::moody(500);
     let appliance = Appliance::start(&[("DELIVERY__RETRY_SCHEDULE", ""), ("DELIVERY__RECOVER_PER_SECOND", "1")]);
     let mut merchant = appliance.merchant_at("acme", &receiver);
     let ids: Vec<String> = (0..9).map(|n| appliance.submit(&merchant, "card_state", &json!({ "n": n }))).collect();

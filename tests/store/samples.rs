@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use posthaste::model::{
     Attempt, Delivery, Endpoint, EndpointId, EndpointState, ErrorCode, EventId, EventType, EventTypes, Key, KeyId,
-    Merchant, MerchantId, Ordering, Outcome, Phases, Role, Status, Timestamp, resource_hash,
+    Merchant, MerchantId, Ordering, Outcome, Phases, Role, Status, Timestamp,
 };
 use posthaste::store::{Change, Dossier, HistoryQuery, Idempotency, NewEvent, Settlement};
 
@@ -162,22 +162,5 @@ pub(crate) fn moved(delivery: &Delivery, due: Timestamp) -> Settlement {
 
 /// The delivery that whoever resends a skipped event makes up.
 pub(crate) fn made_up(dossier: &Dossier, endpoint: EndpointId) -> Delivery {
-    let event = &dossier.event;
-    Delivery {
-        event: event.id,
-        endpoint,
-        merchant: event.merchant.clone(),
-        event_type: event.event_type,
-        resource: resource_hash(event.resource_id.as_deref()),
-        sequence: event.sequence,
-        location: dossier.location,
-        written: dossier.location,
-        last_attempt: None,
-        attempts: 0,
-        attempts_before: 0,
-        status: Status::Skipped,
-        due: Timestamp::ZERO,
-        payload: None,
-        traceparent: None,
-    }
+    Delivery { status: Status::Skipped, ..Delivery::first(&dossier.event, endpoint, dossier.location, Timestamp::ZERO) }
 }
