@@ -42,8 +42,8 @@ enum StoreAction {
     Export(ConfigOptions),
 }
 
-/// 0 where all is well, 1 where `verify` found something or an export is not whole, 74 where the disk or what it holds is damaged, 78 where
-/// the configuration is wrong or another process uses the directory.
+/// 0 where all is well, 1 where `verify` found something or an export is not whole, 74 where the disk or what it holds is
+/// damaged, 78 where the configuration is wrong or another process uses the directory.
 pub fn store(request: &StoreRequest) -> ExitCode {
     let (StoreAction::Verify(source) | StoreAction::Rebuild { source, .. } | StoreAction::Export(source)) =
         &request.action;
