@@ -43,10 +43,12 @@ impl Left {
         let appliance = Appliance::start_in(dir.path(), &[]);
         let mut merchant = appliance.merchant("acme");
         merchant.configure(&json!({ "url": receiver.url(), "secret": "a very secret word" }));
-        let mut ids: Vec<String> =
-            (0..2).map(|n| appliance.submit(&merchant, "card_state", &json!({ "n": n, "card": "c1" }))).collect();
-        for id in &ids {
-            merchant.wait_for_status(id, "delivered");
+        let mut ids = Vec::new();
+        for n in 0..2 {
+            let id = appliance.submit(&merchant, "card_state", &json!({ "n": n, "card": "c1" }));
+            // Each record is to be a group of its own: what is damaged must never take a neighbour with it.
+            merchant.wait_for_status(&id, "delivered");
+            ids.push(id);
         }
         merchant.configure(&json!({ "url": receiver.url(), "enabled": false }));
         ids.extend((2..4).map(|n| appliance.submit(&merchant, "account_topup", &json!({ "n": n }))));
