@@ -39,17 +39,20 @@ pub enum RefusalReason {
     Overloaded,
     /// The disk is nearly full.
     DiskFull,
+    /// What came first with its key is damaged.
+    Unreadable,
     /// The process is stopping.
     Stopped,
 }
 
 impl RefusalReason {
-    const ALL: [RefusalReason; 6] = [
+    const ALL: [RefusalReason; 7] = [
         RefusalReason::Invalid,
         RefusalReason::UnknownMerchant,
         RefusalReason::Conflict,
         RefusalReason::Overloaded,
         RefusalReason::DiskFull,
+        RefusalReason::Unreadable,
         RefusalReason::Stopped,
     ];
 
@@ -60,6 +63,7 @@ impl RefusalReason {
             RefusalReason::Conflict => "conflict",
             RefusalReason::Overloaded => "overloaded",
             RefusalReason::DiskFull => "disk_full",
+            RefusalReason::Unreadable => "unreadable",
             RefusalReason::Stopped => "stopped",
         }
     }

@@ -69,7 +69,7 @@ pub fn store(request: &StoreRequest) -> ExitCode {
 }
 
 fn verified(dir: &Path, limits: &StoreLimits) -> ExitCode {
-    match verify(dir, limits, &SystemClock) {
+    match verify(dir, limits) {
         Ok(findings) => {
             print(&findings);
             if findings.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) }

@@ -244,6 +244,11 @@ fn refused(refusal: Refusal) -> Problem {
             let detail = "These lines are more than can be stored together. Nothing was stored; send fewer at a time.";
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_lines", detail)
         }
+        Refusal::Unreadable => {
+            let detail = "What came first with this id is damaged on the disk, so it cannot be told whether this is the \
+                          same. Nothing was stored. The operator's log names the place.";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+        }
         Refusal::Stopped => {
             let detail =
                 "The process is stopping. It is not certain whether this was stored; try again with the same id.";

@@ -118,7 +118,12 @@ pub fn resource_hash(resource_id: Option<&str>) -> u64 {
 
 /// 64-bit FNV-1a, written out because `resource_hash` is part of the format on disk.
 pub fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a_on(0xcbf2_9ce4_8422_2325, text.as_bytes())
+}
+
+/// `fnv1a` of all that `hash` was made of with these bytes behind it.
+pub fn fnv1a_on(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub use delivery::{Delivery, DueKey, Status};
 pub use endpoint::{
     DisabledReason, Endpoint, EndpointState, EventTypes, Leave, OldSecret, Ordering, Secret, Standing, Terms,
 };
-pub use event::{Event, EventType, OwnerKind, fnv1a, resource_hash};
+pub use event::{Event, EventType, OwnerKind, fnv1a, fnv1a_on, resource_hash};
 pub use id::{EndpointId, EventId, InvalidId, Location, MerchantId};
 pub use key::{Digest, Key, KeyId, Merchant, Role};
 pub use time::Timestamp;

@@ -36,6 +36,12 @@ impl Timestamp {
         Timestamp(self.0.saturating_add_unsigned(ms))
     }
 
+    /// The moment so many milliseconds earlier.
+    #[must_use]
+    pub fn minus_ms(self, ms: u64) -> Timestamp {
+        Timestamp(self.0.saturating_sub_unsigned(ms))
+    }
+
     /// Milliseconds from `earlier` to this moment; 0 if `earlier` is not earlier.
     pub fn since_ms(self, earlier: Timestamp) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)

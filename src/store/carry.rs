@@ -188,8 +188,8 @@ impl Committer {
             changes,
         };
         codec::encode_into(&mut self.batch.body, &kept);
-        self.journal.append(Kind::Kept, &[], &self.batch.body);
-        self.batch.staged.push(Staged::Kept(Box::new(kept)));
+        let location = self.journal.append(Kind::Kept, &[], &self.batch.body);
+        self.batch.staged.push(Staged::Kept { location, meta: Box::new(kept) });
         Ok(())
     }
 

@@ -14,12 +14,13 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use super::admission::Admission;
 use super::carry::Bundle;
 use super::embedded::{Fatal, Probes, index_fault};
-use super::index::value::{Known, Watermark};
+use super::index::value::Watermark;
 use super::index::{Index, apply};
 use super::journal::carried::{CarriedV1, KeptV1};
 use super::journal::codec::{self, AcceptedV1, ChangeV1, ResponseV1, SettledV1};
 use super::journal::record::PAYLOAD_LEN_MAX;
 use super::journal::{Journal, Kind};
+use super::known::{KeyLook, Known};
 use super::{Acceptance, Answer, Change, Idempotency, NewEvent, Notice, NoticeSink, Refusal, Settlement, StoreError};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -33,8 +34,8 @@ const BATCH_RECORDS_MAX: usize = 4096;
 
 /// One write that waits for the next group commit.
 pub(super) enum Command {
-    /// An event; the look-up of its key as of an index generation found nothing or this.
-    Accept { event: Box<NewEvent>, known: Option<Known>, generation: u64, answer: Answer<Acceptance> },
+    /// An event; the look for its key found nothing or this, and came to so many `seals`.
+    Accept { event: Box<NewEvent>, known: Option<Known>, seals: u64, answer: Answer<Acceptance> },
     /// A delivery's step; nobody waits for it but through its notice.
     Settle(Box<Settlement>),
     /// Changes of configuration.
@@ -62,6 +63,7 @@ pub(super) struct Committer {
     pub(super) nudge: Sender<()>,
     pub(super) settle_delay: Duration,
     pub(super) unindexed_max: usize,
+    pub(super) idempotency_ms: u64,
     /// Who settles a delivery whose event stands before this segment looks up where it stands now.
     pub(super) condemned: u32,
     pub(super) last_event: EventId,
@@ -107,7 +109,10 @@ pub(super) enum Staged {
         location: Location,
         meta: Box<CarriedV1>,
     },
-    Kept(Box<KeptV1>),
+    Kept {
+        location: Location,
+        meta: Box<KeptV1>,
+    },
     /// The event of a settlement was dropped.
     Vanished(Box<Delivery>),
 }
@@ -170,10 +175,10 @@ impl Committer {
     /// Puts one command into the batch. False where it was the last.
     fn stage(&mut self, command: Command) -> Result<bool, StoreError> {
         match command {
-            Command::Accept { event, known, generation, answer } => {
+            Command::Accept { event, known, seals, answer } => {
                 self.admission.leave(event.payload.len());
                 self.batch.urgent = true;
-                self.stage_event(*event, known, generation, answer)?;
+                self.stage_event(*event, known, seals, answer)?;
             }
             Command::Settle(settlement) => {
                 self.batch.urgent |= settlement.is_awaited();
@@ -204,17 +209,21 @@ impl Committer {
         &mut self,
         event: NewEvent,
         known: Option<Known>,
-        generation: u64,
+        seals: u64,
         answer: Answer<Acceptance>,
     ) -> Result<(), StoreError> {
         assert!(event.endpoints.len() <= 1, "the history is one line per event");
         let now = self.clock.now();
         if let Some(idempotency) = event.idempotency {
             let known = match known {
-                Some(known) => Some(known),
-                None => self.known(&event.merchant, idempotency, now, generation)?,
+                Some(known) => Ok(Some(known)),
+                None => self.known(&event.merchant, idempotency, now, seals),
             };
-            if let Some(known) = known {
+            if let Some(error) = known.as_ref().err().filter(|error| error.is_damage()) {
+                let _ = answer.send(Err(unreadable(error)));
+                return Ok(());
+            }
+            if let Some(known) = known? {
                 let acceptance = if known.content == short(&idempotency.content) {
                     Acceptance::Duplicate { id: EventId::from_u128(known.event), sequence: known.sequence }
                 } else {
@@ -262,13 +271,14 @@ impl Committer {
         merchant: &MerchantId,
         idempotency: Idempotency,
         now: Timestamp,
-        generation: u64,
+        seals: u64,
     ) -> Result<Option<Known>, StoreError> {
         let digest = short(&idempotency.key);
         if let Some(known) = self.batch.keys.get(&(merchant.clone(), digest)) {
             return Ok(Some(*known));
         }
-        self.index.known_since(merchant, digest, now, generation)
+        let (index, segments, window_ms) = (&*self.index, &*self.journal.segments(), self.idempotency_ms);
+        KeyLook { index, segments, merchant, digest, now, window_ms }.anew(seals)
     }
 
     fn stage_settlement(&mut self, settlement: Settlement) -> Result<(), StoreError> {
@@ -384,7 +394,9 @@ impl Committer {
                 Staged::Carried { location, meta } => {
                     apply::carried(&mut overlay, location, &meta, false).map_err(index_fault)?;
                 }
-                Staged::Kept(meta) => apply::kept(&mut overlay, &meta).map_err(index_fault)?,
+                Staged::Kept { location, meta } => {
+                    apply::kept(&mut overlay, location, &meta).map_err(index_fault)?;
+                }
                 Staged::Vanished(delivery) => notices.push(Notice::Settled(*delivery)),
             }
         }
@@ -397,6 +409,12 @@ impl Committer {
         let (end, number) = self.journal.end();
         Watermark { next: end.0, number, last_event: self.last_event.as_u128() }
     }
+}
+
+/// The record that says what came first with a producer's key is damaged: whether this is the same cannot be told.
+pub(super) fn unreadable(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "what came first with a producer's key cannot be read: see `posthaste store verify`");
+    Refusal::Unreadable
 }
 
 /// The first half of a digest: 128 bits are enough to tell a producer's keys and contents apart.

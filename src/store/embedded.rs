@@ -16,11 +16,12 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use metrics::{Counter, Histogram};
 
 use super::admission::{Admission, Reserve};
-use super::commit::{Batch, Command, Committer, short};
+use super::commit::{Batch, Command, Committer, short, unreadable};
 use super::damage::Damage;
 use super::index::Index;
 use super::journal::codec::Undecodable;
 use super::journal::{MakeRoom, Segments};
+use super::known::KeyLook;
 use super::recovery::{Recovered, recover, take};
 use super::retention::{Progress, Retention};
 use super::standstill::Standstill;
@@ -59,7 +60,7 @@ pub struct Limits {
     pub retention_bytes_max: u64,
     /// How often is looked for what is past its time.
     pub retention_every_ms: u64,
-    /// How long a producer's key is remembered at least.
+    /// How long a producer's key is remembered.
     pub idempotency_ms: u64,
     /// Room kept for the states of deliveries when the disk is full.
     pub reserve_bytes: u64,
@@ -148,6 +149,8 @@ pub struct EmbeddedStore {
     index: Arc<Index>,
     segments: Arc<Segments>,
     damage: Damage,
+    /// How long a producer's key is remembered.
+    window_ms: u64,
     clock: Arc<dyn Clock>,
     commands: Sender<Command>,
     admission: Arc<Admission>,
@@ -179,7 +182,6 @@ impl EmbeddedStore {
         let Surroundings { clock, entropy, sink, fatal, probes } = around;
         let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
         let known = Known::of(&index).map_err(|error| OpenFault::Disk(error.to_string()))?;
-        index.overlay_mut().begin_live();
         let ((commands, inbox), (nudge, nudged)) = (unbounded(), bounded(1));
         let (segments, stopping) = (journal.segments(), Arc::new(AtomicBool::new(false)));
         admission.journal_grew(segments.total_bytes());
@@ -196,6 +198,7 @@ impl EmbeddedStore {
             nudge,
             settle_delay: Duration::from_millis(limits.settle_delay_ms),
             unindexed_max: limits.unindexed_max,
+            idempotency_ms: limits.idempotency_ms,
             condemned: segments.first(),
             last_event,
             sequences: known.sequences,
@@ -205,7 +208,6 @@ impl EmbeddedStore {
         };
         let indexer = Indexer {
             index: Arc::clone(&index),
-            clock: Arc::clone(&clock),
             admission: Arc::clone(&admission),
             reserve,
             every: Duration::from_millis(limits.index_flush_ms),
@@ -229,6 +231,7 @@ impl EmbeddedStore {
             index,
             segments,
             damage,
+            window_ms: limits.idempotency_ms,
             clock,
             commands,
             admission,
@@ -238,6 +241,11 @@ impl EmbeddedStore {
             threads: Mutex::new(Some(threads)),
             _lock: lock,
         })
+    }
+
+    fn look<'a>(&'a self, merchant: &'a MerchantId, digest: u128) -> KeyLook<'a> {
+        let EmbeddedStore { index, segments, window_ms, .. } = self;
+        KeyLook { index, segments, merchant, digest, now: self.clock.now(), window_ms: *window_ms }
     }
 
     /// Drops what is past its time now, and returns once it is gone from the disk.
@@ -299,16 +307,17 @@ impl Store for EmbeddedStore {
             return Receipt::ready(Err(refusal));
         }
         let bytes = event.payload.len();
-        let looked_up = match event.idempotency {
-            Some(i) => self.index.known(&event.merchant, short(&i.key), self.clock.now()),
-            None => Ok((None, 0)),
-        };
-        let Ok((known, generation)) = looked_up else {
-            self.admission.leave(bytes);
-            return Receipt::ready(Err(Refusal::Stopped));
+        let looked_up = event.idempotency.map_or(Ok((None, 0)), |i| self.look(&event.merchant, short(&i.key)).known());
+        let (known, seals) = match looked_up {
+            Ok(found) => found,
+            Err(error) => {
+                self.admission.leave(bytes);
+                let refusal = if error.is_damage() { unreadable(&error) } else { Refusal::Stopped };
+                return Receipt::ready(Err(refusal));
+            }
         };
         let (answer, receipt) = Receipt::pending();
-        if self.commands.send(Command::Accept { event: Box::new(event), known, generation, answer }).is_err() {
+        if self.commands.send(Command::Accept { event: Box::new(event), known, seals, answer }).is_err() {
             self.admission.leave(bytes);
         }
         receipt
@@ -409,7 +418,6 @@ impl Drop for EmbeddedStore {
 /// The index thread.
 struct Indexer {
     index: Arc<Index>,
-    clock: Arc<dyn Clock>,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
     every: Duration,
@@ -440,9 +448,9 @@ impl Indexer {
             if let Some(fault) = self.index.fault() {
                 return Err(fault);
             }
-            self.index.flush(self.clock.now())?;
+            self.index.flush()?;
         }
-        self.index.checkpoint(self.clock.now())
+        self.index.checkpoint()
     }
 }
 

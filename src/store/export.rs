@@ -139,7 +139,7 @@ pub fn export(dir: &Path, limits: &Limits, clock: &dyn Clock, out: &mut dyn Writ
     }
     export.out.flush()?;
     let done = export.done;
-    index.checkpoint(clock.now())?;
+    index.checkpoint()?;
     Ok(done)
 }
 

@@ -11,6 +11,7 @@ pub mod embedded;
 pub mod export;
 mod index;
 mod journal;
+mod known;
 pub mod memory;
 mod query;
 mod reads;
@@ -99,6 +100,9 @@ pub enum Refusal {
     /// What belongs together is more than a record holds: it will not be taken the next time either.
     #[error("a list of changes is longer than a record can be")]
     TooLarge,
+    /// What came first with the event's idempotency key is damaged: whether it is the same cannot be told.
+    #[error("what came first with this idempotency key cannot be read")]
+    Unreadable,
     /// The store is shutting down, or has failed.
     #[error("the store is shutting down")]
     Stopped,

@@ -85,7 +85,8 @@ pub(super) fn page(
     damage: &Damage,
     query: &HistoryQuery,
 ) -> Result<HistoryPage, StoreError> {
-    let runs = runs(&query.merchant, query.resource_id.as_deref(), &query.event_types, &query.statuses);
+    let runs = runs(&query.merchant, &query.event_types, &query.statuses);
+    let resource = resource_hash(query.resource_id.as_deref());
     let (mut first, mut last) = (query.first, query.last);
     let mut page = HistoryPage::default();
     if query.limit == 0 {
@@ -95,7 +96,10 @@ pub(super) fn page(
     'look: while !page.more && first <= last {
         // What stood before it when the look began was not copied forward. What is dropped later may have been.
         let kept_from = segments.first();
-        let mut found = index.events(&runs, first, last, query.descending, query.limit + 1)?;
+        let mut found = match resource {
+            0 => index.events(&runs, first, last, query.descending, query.limit + 1)?,
+            _ => index.events_of(resource, &runs, (first, last), query.descending, query.limit + 1)?,
+        };
         found.sort_unstable_by_key(|(_, id, _)| *id);
         if query.descending {
             found.reverse();
@@ -145,7 +149,7 @@ pub(super) fn dossier(
     merchant: &MerchantId,
     id: EventId,
 ) -> Result<Option<Dossier>, StoreError> {
-    let runs = runs(merchant, None, &[], &[]);
+    let runs = runs(merchant, &[], &[]);
     for _ in 0..LOOKS_MAX {
         // As in a page.
         let kept_from = segments.first();
@@ -301,18 +305,13 @@ fn line(
     })
 }
 
-fn runs(merchant: &MerchantId, resource_id: Option<&str>, types: &[EventType], statuses: &[Status]) -> Vec<Run> {
+fn runs(merchant: &MerchantId, types: &[EventType], statuses: &[Status]) -> Vec<Run> {
     let types = if types.is_empty() { &EventType::ALL[..] } else { types };
     let statuses = if statuses.is_empty() { &Status::ALL[..] } else { statuses };
     let mut runs: Vec<Run> = types
         .iter()
         .flat_map(|event_type| {
-            statuses.iter().map(|status| Run {
-                merchant: merchant.clone(),
-                resource: resource_hash(resource_id),
-                event_type: *event_type,
-                status: *status,
-            })
+            statuses.iter().map(|status| Run { merchant: merchant.clone(), event_type: *event_type, status: *status })
         })
         .collect();
     runs.sort_unstable();

@@ -81,10 +81,10 @@ pub fn rebuild(dir: &Path, limits: &Limits, clock: &dyn Clock, accept_loss: bool
         journal.commit(clock.now()).map_err(reading)?;
         drop((journal, index));
         let again = recover(dir, limits, clock, &Probes::default(), || Box::new(|| false))?;
-        again.index.checkpoint(clock.now()).map_err(disk)?;
+        again.index.checkpoint().map_err(disk)?;
         return Ok(Rebuilt { records: walked.records, lost, waiting: again.index.overlay().waiting() });
     }
-    index.checkpoint(clock.now()).map_err(disk)?;
+    index.checkpoint().map_err(disk)?;
     Ok(Rebuilt { records: walked.records, lost, waiting: index.overlay().waiting() })
 }
 
@@ -95,7 +95,7 @@ fn known_before(dir: &Path, limits: &Limits) -> Option<(KeptV1, Location)> {
     if !index_dir.exists() {
         return None;
     }
-    let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes, limits.idempotency_ms).ok()?;
+    let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes).ok()?;
     let watermark = watermark?;
     let sequences = super::query::sequences(&index).ok()?;
     let sequences = sequences.into_iter().map(|(merchant, last)| (merchant.as_str().to_owned(), last)).collect();

@@ -4,6 +4,7 @@
 //! An index that cannot be used, or that misses something owed, is set aside and made anew from the journal.
 
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::index::value::Watermark;
 use super::index::{Index, Overlay, apply, set_aside};
 use super::journal::carried::{CarriedV1, KeptV1};
 use super::journal::codec::{self, AcceptedV1, SettledV1, Undecodable};
+use super::journal::segment::{HEAD_LEN, Scanned, Scanner};
 use super::journal::{self, Journal, Kind, MakeRoom, OpenError, Record, Start, survey, sync_dir};
 use crate::clock::Clock;
 use crate::model::{EventId, Location};
@@ -37,7 +39,7 @@ pub(super) fn recover(
     let journal_dir = dir.join("journal");
     let first_present = first_present(&journal_dir)?;
     let open = || {
-        let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes, limits.idempotency_ms)?;
+        let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes)?;
         match watermark {
             Some(w) if Location(w.next).segment() < first_present => {
                 Err(StoreError::Index("it is older than the journal".to_owned()))
@@ -87,11 +89,15 @@ fn replay(
     let start = watermark.map_or(Start::First, |w| Start::At(Location(w.next), w.number));
     let last_event = EventId::from_u128(watermark.map_or(0, |w| w.last_event));
     let mut replayer = Replayer::new(first_present, last_event);
+    if let Some(watermark) = watermark {
+        let noted = note_names(&index, journal_dir, first_present, Location(watermark.next));
+        noted.map_err(|error| OpenFault::Disk(error.to_string()))?;
+    }
     let replay = |location: Location, record: &Record| {
         replayer.apply(&index, location, record).map_err(|error| error.to_string())?;
         // What one generation and the one before it may hold is written behind later, not before anything is served.
         if index.overlay().changes() >= limits.unindexed_max.saturating_mul(2) {
-            index.flush(clock.now()).map_err(|error| error.to_string())?;
+            index.flush().map_err(|error| error.to_string())?;
         }
         Ok(())
     };
@@ -99,8 +105,49 @@ fn replay(
         .map_err(|error: OpenError| OpenFault::Disk(error.to_string()))?;
     let (end, number) = journal.end();
     let last_event = replayer.last_event;
-    index.overlay_mut().advance(Watermark { next: end.0, number, last_event: last_event.as_u128() });
+    let mut overlay = index.overlay_mut();
+    overlay.advance(Watermark { next: end.0, number, last_event: last_event.as_u128() });
+    overlay.begin_live();
+    drop(overlay);
     Ok(Recovered { journal, index: Arc::new(index), last_event })
+}
+
+/// Notes the names that stand in the journal before `upto`, where the index covers it, and are in no sheet. What cannot be
+/// read is passed over: it is found damaged when it is asked for.
+pub(super) fn note_names(
+    index: &Index,
+    journal_dir: &Path,
+    first_present: u32,
+    upto: Location,
+) -> Result<(), StoreError> {
+    let reading = |source| StoreError::Io { context: format!("reading {}", journal_dir.display()), source };
+    let from = index.names_end(first_present)?;
+    for found in survey::segments(journal_dir).map_err(reading)? {
+        if found.number < from.segment() || found.number > upto.segment() || found.is_unborn() {
+            continue;
+        }
+        let start = if found.number == from.segment() { from.offset().max(HEAD_LEN) } else { HEAD_LEN };
+        let mut scanner = Scanner::new(Arc::clone(&found.file), found.number, start);
+        loop {
+            let at = scanner.offset();
+            match scanner.next().map_err(reading)? {
+                Scanned::Record(location, record) if location < upto => {
+                    index.note(location, &record)?;
+                    let end = Location(location.0 + record.header.record_len() as u64);
+                    index.seal(end, record.header.number + 1)?;
+                }
+                Scanned::Record(..) | Scanned::End => break,
+                Scanned::Bad => match survey::next_intact(&found.file, at, None, |_| true).map_err(reading)? {
+                    Some((to, _)) => {
+                        let to = u32::try_from(to).map_err(io::Error::other).map_err(reading)?;
+                        scanner = Scanner::new(Arc::clone(&found.file), found.number, to);
+                    }
+                    None => break,
+                },
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Applies records of the journal to the index, in order.
@@ -153,7 +200,7 @@ impl Replayer {
             }
             Kind::Kept => {
                 let meta: KeptV1 = codec::decode(&record.payload)?;
-                apply::kept(overlay, &meta)?;
+                apply::kept(overlay, location, &meta)?;
                 self.last_event = self.last_event.max(EventId::from_u128(meta.last_event));
             }
             Kind::Lost => self.lossy = true,

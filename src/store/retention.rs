@@ -17,14 +17,14 @@ use super::admission::Admission;
 use super::carry::{Bundle, accepted_of, stands};
 use super::commit::Command;
 use super::embedded::{Fatal, Limits, index_fault};
-use super::index::{Dropped, Index, apply, key};
+use super::index::{Dropped, Index, apply};
 use super::journal::carried::{KeptV1, KnownKeyV1};
 use super::journal::codec::{self, AcceptedV1, ChangeV1};
 use super::journal::segment::{HEAD_LEN, Scanned, Scanner, Segment};
 use super::journal::{Kind, Record, Segments};
 use super::{Answer, Receipt, Refusal, StoreError};
 use crate::clock::Clock;
-use crate::model::{EventId, EventType, Location, MerchantId, Timestamp, resource_hash};
+use crate::model::{EventId, EventType, Location, MerchantId, Timestamp};
 
 /// Segments dropped in one pass: while they are, settling what stands in them costs more.
 const SEGMENTS_MAX: usize = 4;
@@ -32,10 +32,6 @@ const SEGMENTS_MAX: usize = 4;
 /// Records, and bytes, looked at together.
 const CHUNK_RECORDS_MAX: usize = 512;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
-
-/// Blocks of history swept for each event dropped: so many that the rest of what was dropped stays a fraction of what
-/// is kept.
-const SWEPT_PER_EVENT: usize = 2;
 
 /// Entries of one record of what is kept.
 const KEPT_MAX: usize = 4096;
@@ -62,8 +58,6 @@ pub(super) struct Retention {
 pub(super) struct Progress {
     /// Dropping by size freed next to nothing: it is not tried again before the journal has so many bytes.
     bytes_patience: u64,
-    /// How far what was left of dropped events has been swept out of the index; `None`: nowhere yet.
-    swept_to: Option<Vec<u8>>,
 }
 
 /// Events that are owed.
@@ -113,7 +107,8 @@ impl Retention {
         loop {
             match self.pass() {
                 Ok(true) => {}
-                Ok(false) | Err(Interrupted::Stopping) => return Ok(()),
+                Ok(false) => return self.index.tidy_names(self.segments.first()),
+                Err(Interrupted::Stopping) => return Ok(()),
                 Err(Interrupted::Fault(error)) => return Err(error),
             }
         }
@@ -258,7 +253,7 @@ impl Retention {
         sequences: &mut BTreeMap<String, u64>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let is_known = |at: i64| key::is_known(Timestamp::from_ms(at), now, self.index.buckets_kept());
+        let is_known = |at: i64| now.since_ms(Timestamp::from_ms(at)) < self.limits.idempotency_ms;
         match record.header.kind {
             Kind::Accepted | Kind::Carried => {
                 let accepted = accepted_of(record.header.kind, &record.meta)?;
@@ -320,14 +315,10 @@ impl Retention {
             return Ok(0);
         }
         // What the index needs of them must be durable elsewhere first.
-        self.index.checkpoint(self.clock.now())?;
+        self.index.checkpoint()?;
         for segment in &old {
             let dropped = self.events_of(segment)?;
             self.index.trim(&dropped, first)?;
-            let Some(any) = dropped.first() else { continue };
-            // Anywhere will do to begin with.
-            let from = self.progress.swept_to.get_or_insert_with(|| any.place());
-            self.index.sweep(from, first, dropped.len() * SWEPT_PER_EVENT)?;
         }
         // Once they are gone nobody can tell any more what to trim.
         self.index.sync()?;
@@ -353,7 +344,6 @@ impl Retention {
                     id: EventId::from_u128(accepted.id),
                     merchant: accepted.merchant().map_err(index_fault)?,
                     event_type: accepted.event_type().map_err(index_fault)?,
-                    resource: resource_hash(accepted.resource_id.as_deref()),
                 });
             }
             if ended {

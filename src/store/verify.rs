@@ -15,8 +15,7 @@ use super::journal::Gone;
 use super::journal::segment::{Scanned, Scanner};
 use super::journal::survey;
 use super::journal::walk::{Walked, walk};
-use super::recovery::{Replayer, take};
-use crate::clock::Clock;
+use super::recovery::{Replayer, note_names, take};
 use crate::model::{EventId, Location};
 
 /// Disagreements that are shown; the others are counted.
@@ -84,19 +83,19 @@ impl fmt::Display for Findings {
 }
 
 /// Verifies the store in `dir`, which no other process may be using.
-pub fn verify(dir: &Path, limits: &Limits, clock: &dyn Clock) -> Result<Findings, OpenFault> {
+pub fn verify(dir: &Path, limits: &Limits) -> Result<Findings, OpenFault> {
     let _lock = take(dir)?;
     let second = dir.join("index.verify");
-    let result = compare(dir, &second, limits, clock);
+    let result = compare(dir, &second, limits);
     // Left behind it is only in the way of the next one, which removes it, too.
     let _ = fs::remove_dir_all(&second);
     result.map_err(|error| OpenFault::Disk(error.to_string()))
 }
 
-fn compare(dir: &Path, second: &Path, limits: &Limits, clock: &dyn Clock) -> Result<Findings, StoreError> {
+fn compare(dir: &Path, second: &Path, limits: &Limits) -> Result<Findings, StoreError> {
     let _ = fs::remove_dir_all(second);
-    let (expected, _) = Index::open(second, limits.index_cache_bytes, limits.idempotency_ms)?;
-    let walked = replay_all(dir, &expected, limits, clock)?;
+    let (expected, _) = Index::open(second, limits.index_cache_bytes)?;
+    let walked = replay_all(dir, &expected, limits)?;
     let mut findings = Findings {
         segments: walked.segments,
         bytes: walked.bytes,
@@ -105,9 +104,9 @@ fn compare(dir: &Path, second: &Path, limits: &Limits, clock: &dyn Clock) -> Res
         torn: walked.torn.as_ref().map(|(file, from, to)| format!("{}: bytes {from} to {to}", file.display())),
         ..Findings::default()
     };
-    match caught_up(dir, limits, clock, &walked) {
+    match caught_up(dir, limits, &walked) {
         Ok(index) => {
-            let found = index.differences(&expected, walked.first_kept, clock.now(), EXAMPLES_MAX);
+            let found = index.differences(&expected, walked.first_kept, EXAMPLES_MAX);
             match found {
                 Ok((disagreements, examples)) => {
                     (findings.disagreements, findings.examples) = (disagreements, examples);
@@ -122,7 +121,7 @@ fn compare(dir: &Path, second: &Path, limits: &Limits, clock: &dyn Clock) -> Res
 }
 
 /// Makes an index of every intact record.
-pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits, clock: &dyn Clock) -> Result<Walked, StoreError> {
+pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits) -> Result<Walked, StoreError> {
     let journal = dir.join("journal");
     let reading = |source| StoreError::Io { context: format!("reading {}", journal.display()), source };
     let first_present = survey::segments(&journal).map_err(reading)?.first().map_or(1, |found| found.number);
@@ -136,7 +135,7 @@ pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits, clock: &dyn
         next = Some(record.header.number + 1);
         let mut applied = replayer.apply(index, location, record);
         if index.overlay().changes() >= limits.unindexed_max {
-            applied = applied.and(index.flush(clock.now()));
+            applied = applied.and(index.flush());
         }
         if let Err(error) = applied {
             let (at, segment) = (location.offset(), location.segment());
@@ -151,7 +150,7 @@ pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits, clock: &dyn
     }
     match fault {
         Some(fault) => Err(fault),
-        None => index.checkpoint(clock.now()).map(|()| walked),
+        None => index.checkpoint().map(|()| walked),
     }
 }
 
@@ -168,12 +167,12 @@ impl From<StoreError> for Unusable {
 }
 
 /// The index that is there, brought up to the journal.
-fn caught_up(dir: &Path, limits: &Limits, clock: &dyn Clock, walked: &Walked) -> Result<Index, Unusable> {
+fn caught_up(dir: &Path, limits: &Limits, walked: &Walked) -> Result<Index, Unusable> {
     let index_dir = dir.join("index");
     if !index_dir.exists() {
         return Err(StoreError::Index("it is not there; the next start makes it anew".to_owned()).into());
     }
-    let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes, limits.idempotency_ms)?;
+    let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes)?;
     let watermark = watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 });
     let from = Location(watermark.next);
     if from > walked.end {
@@ -184,6 +183,7 @@ fn caught_up(dir: &Path, limits: &Limits, clock: &dyn Clock, walked: &Walked) ->
     }
     let journal = dir.join("journal");
     let reading = |source| StoreError::Io { context: format!("reading {}", journal.display()), source };
+    note_names(&index, &journal, walked.first_present, from)?;
     let mut replayer = Replayer::new(walked.first_present, EventId::from_u128(watermark.last_event));
     for segment in survey::segments(&journal).map_err(reading)? {
         if segment.number < from.segment() || segment.is_unborn() {
@@ -196,6 +196,6 @@ fn caught_up(dir: &Path, limits: &Limits, clock: &dyn Clock, walked: &Walked) ->
             replayer.apply(&index, location, &record)?;
         }
     }
-    index.checkpoint(clock.now())?;
+    index.checkpoint()?;
     Ok(index)
 }

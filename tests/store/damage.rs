@@ -82,7 +82,7 @@ impl Left {
     }
 
     pub(crate) fn verify(&self, dir: &Path) -> Findings {
-        verify(dir, &limits(), &*self.clock).expect("the directory can be verified")
+        verify(dir, &limits()).expect("the directory can be verified")
     }
 
     pub(crate) fn try_open(&self, dir: &Path) -> Result<EmbeddedStore, String> {
@@ -369,7 +369,7 @@ fn a_directory_in_use_is_left_alone() {
     let left = left_behind();
     let store = left.try_open(left.dir.path()).expect("the store opens");
     let busy = [
-        verify(left.dir.path(), &limits(), &*left.clock).map(drop),
+        verify(left.dir.path(), &limits()).map(drop),
         rebuild(left.dir.path(), &limits(), &*left.clock, true).map(drop),
     ];
     for answer in busy {

@@ -3,29 +3,25 @@
 //! Applying a record twice leaves the same index as once, as long as every later record follows.
 
 use super::key::{self, Run};
+use super::names::{Mention, Name};
 use super::overlay::Overlay;
 use super::posting::Entry;
 use super::tree::Write;
-use super::value::{self, Known, Owed};
+use super::value::{self, Owed};
 use crate::model::{Delivery, EndpointId, EventId, Location, Status, Timestamp, resource_hash};
 use crate::store::Change;
-use crate::store::journal::carried::{CarriedV1, KeptV1};
+use crate::store::journal::carried::{CarriedV1, KeptV1, KnownKeyV1};
 use crate::store::journal::codec::{self, AcceptedV1, ChangeV1, EndpointV2, KeyV1, MerchantV2, SettledV1, Undecodable};
+use crate::store::journal::{Kind, Record};
 
 /// An event was accepted at `location`.
 pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &AcceptedV1) -> Result<(), Undecodable> {
     let id = EventId::from_u128(meta.id);
     let merchant = meta.merchant()?;
     overlay.put(key::sequence(&merchant), value::encode(&meta.sequence));
-    if let Some((digest, content)) = meta.idempotency {
-        let known = Known { content, event: meta.id, sequence: meta.sequence };
-        let bucket = key::bucket(Timestamp::from_ms(meta.accepted_at));
-        overlay.meet_keys(bucket);
-        overlay.put_new(key::idempotency(bucket, &merchant, digest), value::encode(&known));
-    }
+    note(overlay, mentions(location, meta)?);
     let run = Run {
         merchant: merchant.clone(),
-        resource: resource_hash(meta.resource_id.as_deref()),
         event_type: meta.event_type()?,
         status: if meta.endpoints.is_empty() { Status::Skipped } else { Status::Pending },
     };
@@ -35,7 +31,7 @@ pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &Accepte
         endpoint: meta.endpoints.first().copied().map(EndpointId),
         when: Timestamp::from_ms(meta.accepted_at),
     };
-    post(overlay, &run, id, entry, false);
+    overlay.post(run, id, entry, false);
     for delivery in owed_by(meta, location)? {
         overlay.count(delivery.endpoint, &merchant, location, 1);
         let key = key::owed(delivery.endpoint, delivery.due, id);
@@ -53,19 +49,16 @@ pub(crate) fn carried(
     born: bool,
 ) -> Result<(), Undecodable> {
     let id = EventId::from_u128(meta.accepted.id);
-    let run = Run {
-        merchant: meta.accepted.merchant()?,
-        resource: resource_hash(meta.accepted.resource_id.as_deref()),
-        event_type: meta.accepted.event_type()?,
-        status: meta.status()?,
-    };
+    let run =
+        Run { merchant: meta.accepted.merchant()?, event_type: meta.accepted.event_type()?, status: meta.status()? };
     let entry = Entry {
         location,
         last_attempt: meta.last_attempt.map(Location),
         endpoint: meta.endpoint.map(EndpointId),
         when: Timestamp::from_ms(meta.when),
     };
-    post(overlay, &run, id, entry, true);
+    note(overlay, carried_mentions(location, meta)?);
+    overlay.post(run, id, entry, true);
     if let Some(delivery) = meta.owed(location)? {
         overlay.put(key::owed(delivery.endpoint, delivery.due, id), value::encode(&Owed::of(&delivery)));
         if born {
@@ -85,32 +78,21 @@ pub(crate) fn forgotten(
     entry: &Entry,
 ) -> Result<(), Undecodable> {
     let id = EventId::from_u128(meta.accepted.id);
-    let run = Run {
-        merchant: meta.accepted.merchant()?,
-        resource: resource_hash(meta.accepted.resource_id.as_deref()),
-        event_type: meta.accepted.event_type()?,
-        status,
-    };
-    unpost(overlay, &run, id);
+    let run = Run { merchant: meta.accepted.merchant()?, event_type: meta.accepted.event_type()?, status };
     if let Some(endpoint) = entry.endpoint.filter(|_| status.is_waiting()) {
         overlay.remove(key::owed(endpoint, entry.when, id));
         overlay.count(endpoint, &run.merchant, location, -1);
     }
+    overlay.unpost(run, id);
     Ok(())
 }
 
-/// What outlives the segments that were dropped, beside events.
-pub(crate) fn kept(overlay: &mut Overlay, meta: &KeptV1) -> Result<(), Undecodable> {
+/// What outlives the segments that were dropped, beside events, kept at `location`.
+pub(crate) fn kept(overlay: &mut Overlay, location: Location, meta: &KeptV1) -> Result<(), Undecodable> {
     for (merchant, sequence) in &meta.sequences {
         overlay.put(key::sequence(&codec::merchant(merchant)?), value::encode(sequence));
     }
-    for known in &meta.keys {
-        let bucket = key::bucket(Timestamp::from_ms(known.accepted_at));
-        overlay.meet_keys(bucket);
-        let key = key::idempotency(bucket, &codec::merchant(&known.merchant)?, known.key);
-        let known = Known { content: known.content, event: known.event, sequence: known.sequence };
-        overlay.put(key, value::encode(&known));
-    }
+    note(overlay, kept_mentions(location, meta)?);
     changed(overlay, &changes_of(meta.changes.clone())?);
     Ok(())
 }
@@ -154,15 +136,9 @@ pub(crate) fn settled(overlay: &mut Overlay, location: Location, meta: &SettledV
         overlay.put(key, value::encode(&Owed::of(&delivery)));
         overlay.count(delivery.endpoint, &delivery.merchant, location, 1);
     }
-    let mut run = Run {
-        merchant: delivery.merchant.clone(),
-        resource: delivery.resource,
-        event_type: delivery.event_type,
-        status: old,
-    };
+    let run = |status| Run { merchant: delivery.merchant.clone(), event_type: delivery.event_type, status };
     if old != new {
-        unpost(overlay, &run, delivery.event);
-        run.status = new;
+        overlay.unpost(run(old), delivery.event);
     }
     let entry = Entry {
         location: delivery.location,
@@ -170,7 +146,7 @@ pub(crate) fn settled(overlay: &mut Overlay, location: Location, meta: &SettledV
         endpoint: Some(delivery.endpoint),
         when: if new.is_waiting() { delivery.due } else { Timestamp::from_ms(meta.at) },
     };
-    post(overlay, &run, delivery.event, entry, old == new);
+    overlay.post(run(new), delivery.event, entry, old == new);
     Ok(delivery)
 }
 
@@ -205,21 +181,42 @@ pub(crate) fn changes_of(bodies: Vec<ChangeV1>) -> Result<Vec<Change>, Undecodab
     bodies.into_iter().map(ChangeV1::into_change).collect()
 }
 
-fn post(overlay: &mut Overlay, run: &Run, id: EventId, entry: Entry, known: bool) {
-    for run in runs(run) {
-        overlay.post(run, id, entry, known);
-    }
+/// The names of which a record of an event speaks.
+fn mentions(location: Location, meta: &AcceptedV1) -> Result<Vec<Mention>, Undecodable> {
+    let (merchant, id) = (meta.merchant()?, EventId::from_u128(meta.id));
+    let key = meta.idempotency.map(|(digest, _)| Name::key(&merchant, digest));
+    let resource = match resource_hash(meta.resource_id.as_deref()) {
+        0 => None,
+        hash => Some(Name::resource(&merchant, meta.event_type()?, hash)),
+    };
+    Ok(key.into_iter().chain(resource).map(|name| Mention::new(name, id, location)).collect())
 }
 
-fn unpost(overlay: &mut Overlay, run: &Run, id: EventId) {
-    for run in runs(run) {
-        overlay.unpost(run, id);
-    }
+/// A copy does not say its producer's key again: where that counts, it is kept by itself.
+fn carried_mentions(location: Location, meta: &CarriedV1) -> Result<Vec<Mention>, Undecodable> {
+    mentions(location, &AcceptedV1 { idempotency: None, ..meta.accepted.clone() })
 }
 
-/// The run over all resources, and that of the event's own resource where it has one.
-fn runs(run: &Run) -> impl Iterator<Item = Run> {
-    let whole = Run { resource: 0, ..run.clone() };
-    let own = (run.resource != 0).then(|| run.clone());
-    std::iter::once(whole).chain(own)
+fn kept_mentions(location: Location, meta: &KeptV1) -> Result<Vec<Mention>, Undecodable> {
+    let mention = |known: &KnownKeyV1| {
+        let name = Name::key(&codec::merchant(&known.merchant)?, known.key);
+        Ok(Mention::new(name, EventId::from_u128(known.event), location))
+    };
+    meta.keys.iter().map(mention).collect()
+}
+
+/// Notes the names of which a record speaks that is applied otherwise already.
+pub(crate) fn named(overlay: &mut Overlay, location: Location, record: &Record) -> Result<(), Undecodable> {
+    let mentions = match record.header.kind {
+        Kind::Accepted => mentions(location, &codec::decode(&record.meta)?)?,
+        Kind::Carried => carried_mentions(location, &codec::decode(&record.meta)?)?,
+        Kind::Kept => kept_mentions(location, &codec::decode(&record.payload)?)?,
+        _ => Vec::new(),
+    };
+    note(overlay, mentions);
+    Ok(())
+}
+
+fn note(overlay: &mut Overlay, mentions: Vec<Mention>) {
+    mentions.into_iter().for_each(|mention| overlay.names.note(mention));
 }

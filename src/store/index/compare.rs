@@ -1,14 +1,17 @@
 //! Comparing two indexes of the same journal, place by place.
 //!
 //! Never minds how history and outbox are cut into blocks, nor what readers leave out anyway: what stands in a dropped
-//! segment, and producers' keys whose time has passed.
+//! segment.
 
 use std::cmp::Ordering;
 
 use super::value::{self, Waiting};
 use super::{Entry, Index, key, outbox, posting};
-use crate::model::{EventId, EventType, Status, Timestamp};
+use crate::model::{EventId, EventType, Status};
 use crate::store::StoreError;
+
+/// What the places of names begin with, as if they stood in sled: behind all others.
+const NAMES: u8 = b'x';
 
 /// One place of an index, in words that do not depend on how it is stored.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +29,6 @@ impl Index {
         &self,
         right: &Index,
         first_kept: u32,
-        now: Timestamp,
         examples_max: usize,
     ) -> Result<(u64, Vec<String>), StoreError> {
         let (mut count, mut examples) = (0, Vec::new());
@@ -36,7 +38,7 @@ impl Index {
                 examples.push(format!("{}: {what}", name(place)));
             }
         };
-        let (mut mine, mut theirs) = (self.places(first_kept, now), right.places(first_kept, now));
+        let (mut mine, mut theirs) = (self.places(first_kept), right.places(first_kept));
         let (mut left, mut other) = (mine.next().transpose()?, theirs.next().transpose()?);
         loop {
             let order = match (&left, &other) {
@@ -62,22 +64,18 @@ impl Index {
         Ok((count, examples))
     }
 
-    fn places(
-        &self,
-        first_kept: u32,
-        now: Timestamp,
-    ) -> impl Iterator<Item = Result<(Place, Content), StoreError>> + use<> {
-        let buckets_kept = self.buckets_kept;
-        let oldest = key::idempotency_bucket(key::bucket(now).saturating_sub(buckets_kept - 1));
+    fn places(&self, first_kept: u32) -> impl Iterator<Item = Result<(Place, Content), StoreError>> + use<> {
         let pairs = self.tree.range(&[0], &[u8::MAX]);
-        pairs.flat_map(move |pair| match pair.and_then(|(key, value)| content(key, value, first_kept)) {
-            Ok(found) => found
-                .into_iter()
-                .filter(|(place, _)| place.key[0] != key::IDEMPOTENCY || place.key >= oldest)
-                .map(Ok)
-                .collect::<Vec<_>>(),
+        let pairs = pairs.flat_map(move |pair| match pair.and_then(|(key, value)| content(key, value, first_kept)) {
+            Ok(found) => found.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(error)],
-        })
+        });
+        let kept = self
+            .mentions()
+            .filter(move |mention| mention.as_ref().map_or(true, |mention| mention.location().segment() >= first_kept));
+        let named = kept
+            .map(|mention| Ok((Place { key: [&[NAMES], mention?.bytes()].concat(), id: None }, (Vec::new(), None))));
+        pairs.chain(named)
     }
 }
 
@@ -127,7 +125,7 @@ fn name(place: &Place) -> String {
         key::MERCHANTS => format!("merchant {}", rest()),
         key::SEQUENCES => format!("sequence of {}", rest()),
         key::OWNERS => format!("owner of {}", String::from_utf8_lossy(key.get(2..).unwrap_or_default())),
-        key::IDEMPOTENCY => "a producer's key".to_owned(),
+        NAMES => "a producer's key or a resource".to_owned(),
         other => format!("a place of the unknown kind {other}"),
     }
 }

@@ -5,8 +5,7 @@
 //! ```text
 //! d  endpoint:8 due:8 event:16                      a block of the outbox, by its first    → Owed, many
 //! e  endpoint:8                                     an endpoint                            → EndpointV2
-//! h  merchant 0 resource:8 type:1 status:1 first:16 a block of history                     → postings
-//! i  bucket:4 merchant 0 key:16                     a producer's idempotency key           → Known
+//! h  merchant 0 type:1 status:1 first:16            a block of history                     → postings
 //! k  key:8                                          a key's digest                         → KeyV1
 //! m  merchant                                       a merchant                             → MerchantV2
 //! n  endpoint:8                                     how many deliveries are owed           → Waiting
@@ -15,9 +14,9 @@
 //! w                                                 how far the journal is indexed         → Watermark
 //! ```
 //!
-//! All numbers big-endian, so that the order of keys is the order of numbers. `resource` 0 stands for
-//! the whole history of the merchant; merchant ids hold no zero byte. Above `outbox` each delivery that is owed has such a
-//! key of its own.
+//! All numbers big-endian, so that the order of keys is the order of numbers; merchant ids hold no zero byte. Above
+//! `outbox` each delivery that is owed has such a key of its own. Producers' keys and resources are no keys here: see
+//! `names`.
 
 use crate::model::{EndpointId, EventId, EventType, MerchantId, OwnerKind, Status, Timestamp};
 use crate::store::journal::codec::owner_code;
@@ -31,16 +30,6 @@ pub(crate) const KEYS: u8 = b'k';
 pub(crate) const MERCHANTS: u8 = b'm';
 pub(crate) const WAITING: u8 = b'n';
 pub(crate) const SEQUENCES: u8 = b'q';
-pub(crate) const IDEMPOTENCY: u8 = b'i';
-
-/// Idempotency keys are kept by half days and forgotten a whole half day at a time.
-pub(crate) const BUCKET_MS: i64 = 12 * 60 * 60 * 1000;
-
-/// Half days for which a producer's key is known so that it is known for `ms` at least: for 24 hours the bucket
-/// it came in and the two after it.
-pub(crate) fn buckets_kept(ms: u64) -> u32 {
-    u32::try_from(ms.div_ceil(BUCKET_MS.unsigned_abs())).unwrap_or(u32::MAX).saturating_add(1)
-}
 
 pub(crate) fn owed(endpoint: EndpointId, due: Timestamp, event: EventId) -> Vec<u8> {
     let mut key = Vec::with_capacity(33);
@@ -101,43 +90,10 @@ pub(crate) fn owner(kind: OwnerKind, id: &str) -> Vec<u8> {
     key
 }
 
-/// The bucket of a moment.
-pub(crate) fn bucket(at: Timestamp) -> u32 {
-    u32::try_from(at.as_ms().max(0) / BUCKET_MS).unwrap_or(u32::MAX)
-}
-
-pub(crate) fn idempotency(bucket: u32, merchant: &MerchantId, digest: u128) -> Vec<u8> {
-    let mut key = vec![IDEMPOTENCY];
-    key.extend_from_slice(&bucket.to_be_bytes());
-    key.extend_from_slice(merchant.as_str().as_bytes());
-    key.push(0);
-    key.extend_from_slice(&digest.to_be_bytes());
-    key
-}
-
-/// The bucket in an idempotency key.
-pub(crate) fn bucket_of(key: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(key.get(1..5)?.try_into().ok()?))
-}
-
-/// Whether a producer's key that came at `at` may be known at `now`.
-pub(crate) fn is_known(at: Timestamp, now: Timestamp, buckets_kept: u32) -> bool {
-    bucket(at) > bucket(now).saturating_sub(buckets_kept)
-}
-
-/// The first key of a bucket.
-pub(crate) fn idempotency_bucket(bucket: u32) -> Vec<u8> {
-    let mut key = vec![IDEMPOTENCY];
-    key.extend_from_slice(&bucket.to_be_bytes());
-    key
-}
-
-/// One ordered list of events: those of a merchant (and resource) with a type and a status.
+/// One ordered list of events: those of a merchant with a type and a status.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Run {
     pub(crate) merchant: MerchantId,
-    /// 0 for all resources.
-    pub(crate) resource: u64,
     pub(crate) event_type: EventType,
     pub(crate) status: Status,
 }
@@ -145,11 +101,10 @@ pub(crate) struct Run {
 impl Run {
     /// What every key of the run begins with.
     pub(crate) fn prefix(&self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(self.merchant.as_str().len() + 28);
+        let mut key = Vec::with_capacity(self.merchant.as_str().len() + 20);
         key.push(HISTORY);
         key.extend_from_slice(self.merchant.as_str().as_bytes());
         key.push(0);
-        key.extend_from_slice(&self.resource.to_be_bytes());
         key.push(self.event_type.code());
         key.push(self.status.code());
         key

@@ -10,6 +10,8 @@ mod cut;
 pub(crate) mod key;
 mod layered;
 mod line;
+mod named;
+mod names;
 mod outbox;
 mod overlay;
 mod posting;
@@ -23,28 +25,22 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::model::{EventId, EventType, Location, MerchantId, Status, Timestamp};
+use crate::model::{EventId, EventType, Location, MerchantId, Status};
 use crate::store::StoreError;
 
 use cut::regroup;
 use key::Run;
 use layered::Layered;
 use line::Line;
+use names::Names;
 use overlay::Generation;
 use tree::{Tree, Write};
-use value::{Known, Owed, Waiting, Watermark};
+use value::{Owed, Waiting, Watermark};
 
 pub(crate) use overlay::Overlay;
 pub(crate) use posting::Entry;
 pub(crate) use tree::{Pair, set_aside};
 pub(crate) use trim::Dropped;
-
-/// Half days by which a clock may go back while producers' keys stay known: two of them are a whole day, whatever time
-/// it is.
-const KEYS_AHEAD_MAX: u32 = 2;
-
-/// Old idempotency keys removed in one go, beside twice as many as came.
-const EXPIRED_MIN: usize = 2_000;
 
 /// The index. The journal thread applies, the index and the retention thread write, everyone reads.
 #[derive(Debug)]
@@ -56,8 +52,7 @@ pub(crate) struct Index {
     writers: Line,
     /// Whether the watermark that was written last is durable.
     watermark_durable: AtomicBool,
-    /// Half days for which a producer's key is known, the one it came in included.
-    buckets_kept: u32,
+    names: Names,
     overlay: RwLock<Overlay>,
     /// Held for reading during a range read and for writing while generations change, so that a reader
     /// never meets changes in sled that are newer than the overlay it looked at.
@@ -75,6 +70,9 @@ const STRETCH_CHANGES_MAX: usize = 2048;
 /// Deliveries that are looked through for those that stand in old segments.
 const OWED_MAX: usize = 50_000;
 
+/// Events, with which of the runs asked for each stands in.
+pub(crate) type Found = Vec<(usize, EventId, Entry)>;
+
 /// A stretch of places and up to which record it is true.
 pub(crate) struct Stretch {
     pub(crate) pairs: Vec<Pair>,
@@ -84,11 +82,11 @@ pub(crate) struct Stretch {
 
 impl Index {
     /// Opens the index in `dir`; what it holds and its watermark, where it has one.
-    /// Producers' keys are known for `keys_ms` at least.
-    pub(crate) fn open(dir: &Path, cache_bytes: u64, keys_ms: u64) -> Result<(Index, Option<Watermark>), StoreError> {
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<(Index, Option<Watermark>), StoreError> {
         let tree = Tree::open(dir, cache_bytes)?;
         let watermark = tree.get(key::WATERMARK)?.map(|bytes| value::decode::<Watermark>(&bytes)).transpose()?;
-        let mut overlay = Overlay::new(watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 }));
+        let begun = watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 });
+        let mut overlay = Overlay::new(begun);
         for pair in tree.range(&[key::WAITING], &[key::WAITING + 1]) {
             let (key, bytes) = pair?;
             let waiting: Waiting = value::decode(&bytes)?;
@@ -96,16 +94,15 @@ impl Index {
             let merchant = waiting.merchant().ok_or_else(|| value::damaged("a count has a bad merchant"))?;
             overlay.load_count(crate::model::EndpointId(endpoint), merchant, &waiting);
         }
-        let last_key = tree.range(&[key::IDEMPOTENCY], &[key::IDEMPOTENCY + 1]).next_back().transpose()?;
-        if let Some((key, _)) = last_key {
-            overlay.meet_keys(key::bucket_of(&key).ok_or_else(|| value::damaged("a producer's key is torn"))?);
-        }
+        let names = Names::open(&dir.join("names"), Location(begun.next), begun.number);
+        let names = names
+            .map_err(|source| StoreError::Io { context: format!("opening names in {}", dir.display()), source })?;
         let index = Index {
             tree,
             flushes: Line::default(),
             writers: Line::default(),
             watermark_durable: AtomicBool::new(true),
-            buckets_kept: key::buckets_kept(keys_ms),
+            names,
             overlay: RwLock::new(overlay),
             gate: RwLock::new(()),
             room: (Mutex::new(()), Condvar::new()),
@@ -133,13 +130,16 @@ impl Index {
     }
 
     /// Writes what has gathered to sled and makes it durable, but for the watermark: the next call does that.
-    pub(crate) fn flush(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
         let _flush = self.flushes.wait();
-        let generation = {
+        let (generation, mentions) = {
             let _gate = self.gate.write().expect("no panic while held");
-            let rotated = self.overlay_mut().rotate();
+            let mut overlay = self.overlay_mut();
+            let rotated = overlay.rotate();
+            let mentions = rotated.as_ref().and_then(|g| self.names.begin_seal(&mut overlay.names, g.watermark.number));
+            drop(overlay);
             match rotated {
-                Some(generation) => generation,
+                Some(generation) => (generation, mentions),
                 None if self.watermark_durable.load(Ordering::Acquire) => return Ok(()),
                 None => return self.sync(),
             }
@@ -166,18 +166,25 @@ impl Index {
             }
         }
         self.tree.apply_groups(groups)?;
-        self.forget_old_keys(now, generation.producers_keys())?;
         // Everything the watermark covers is durable before the watermark is written.
         self.tree.sync()?;
         self.tree.apply([(key::WATERMARK.to_vec(), Some(value::encode(&generation.watermark)))])?;
         self.watermark_durable.store(false, Ordering::Release);
         self.overlay_mut().flushing = None;
+        if let Some(mentions) = mentions {
+            let written = self.names.write(&mentions, Location(generation.watermark.next), generation.watermark.number);
+            if let Err(error) = &written {
+                // They are in the journal: only more memory is needed until it can be done.
+                tracing::warn!(%error, "names cannot be written now: trying again");
+            }
+            Names::end_seal(&mut self.overlay_mut().names, written.is_ok());
+        }
         Ok(())
     }
 
     /// Writes what has gathered and makes it durable, the watermark included.
-    pub(crate) fn checkpoint(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.flush(now)?;
+    pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
+        self.flush()?;
         self.sync()
     }
 
@@ -229,15 +236,6 @@ impl Index {
     /// The block that holds `id` or would: the last one that begins at or before it.
     fn block_of(&self, prefix: &[u8], id: EventId) -> Result<Option<Pair>, StoreError> {
         self.tree.range(prefix, &after(&key::block(prefix, id))).next_back().transpose()
-    }
-
-    /// Never falls behind: it removes more than the `came` keys that were added.
-    fn forget_old_keys(&self, now: Timestamp, came: usize) -> Result<(), StoreError> {
-        let oldest_kept = key::bucket(now).saturating_sub(self.buckets_kept - 1);
-        let expired = self.tree.range(&[key::IDEMPOTENCY], &key::idempotency_bucket(oldest_kept));
-        let expired = expired.take(EXPIRED_MIN + 2 * came);
-        let removals = expired.map(|pair| Ok((pair?.0, None))).collect::<Result<Vec<_>, StoreError>>()?;
-        self.tree.apply(removals)
     }
 
     /// The latest value of a place.
@@ -327,7 +325,7 @@ impl Index {
         last: EventId,
         descending: bool,
         limit: usize,
-    ) -> Result<Vec<(usize, EventId, Entry)>, StoreError> {
+    ) -> Result<Found, StoreError> {
         let _gate = self.gate.read().expect("no panic while held");
         let (active, flushing) = {
             let overlay = self.overlay();
@@ -361,7 +359,7 @@ impl Index {
         event_type: EventType,
         id: EventId,
     ) -> Result<Option<(Status, Entry)>, StoreError> {
-        let run = |status| Run { merchant: merchant.clone(), resource: 0, event_type, status };
+        let run = |status| Run { merchant: merchant.clone(), event_type, status };
         let found = self.events(&Status::ALL.map(run), id, id, false, 1)?;
         Ok(found.first().map(|(nth, _, entry)| (Status::ALL[*nth], *entry)))
     }
@@ -375,7 +373,7 @@ impl Index {
         last: EventId,
     ) -> Result<impl Iterator<Item = (EventId, (Status, Entry))> + use<>, StoreError> {
         const WAITING: [Status; 2] = [Status::Pending, Status::Retrying];
-        let run = |status| Run { merchant: merchant.clone(), resource: 0, event_type, status };
+        let run = |status| Run { merchant: merchant.clone(), event_type, status };
         let found = self.events(&WAITING.map(run), first, last, false, usize::MAX)?;
         Ok(found.into_iter().map(|(nth, id, entry)| (id, (WAITING[nth], entry))))
     }
@@ -394,11 +392,6 @@ impl Index {
         Ok((!owed.more).then_some(events))
     }
 
-    /// Half days for which a producer's key is known, the one it came in included.
-    pub(crate) fn buckets_kept(&self) -> u32 {
-        self.buckets_kept
-    }
-
     /// What sled holds of a run, event by event.
     fn indexed<'a>(
         &self,
@@ -412,6 +405,7 @@ impl Index {
         let from = self.block_of(&prefix, first)?.map_or(prefix.clone(), |(key, _)| key);
         let mut blocks = self.tree.range(&from, &after(&key::block(&prefix, last)));
         let blocks = std::iter::from_fn(move || if descending { blocks.next_back() } else { blocks.next() });
+        let mut given = None;
         let entries = blocks
             .map_while(move |block| {
                 let decoded = block.and_then(|(_, bytes)| {
@@ -431,63 +425,14 @@ impl Index {
                 }
             })
             .flatten()
-            .filter(move |(id, _)| (first..=last).contains(id))
+            // What a block that was split meanwhile gave to the one behind it was given already: see `outbox`.
+            .filter(move |(id, _)| {
+                let is_new = descending || given.is_none_or(|last| *id > last);
+                given = given.max(Some(*id));
+                is_new && (first..=last).contains(id)
+            })
             .map(|(id, entry)| (id, Some(entry)));
         Ok(entries)
-    }
-
-    /// What is known of a producer's key at `now`, and the generation as of which it was looked up.
-    pub(crate) fn known(
-        &self,
-        merchant: &MerchantId,
-        digest: u128,
-        now: Timestamp,
-    ) -> Result<(Option<Known>, u64), StoreError> {
-        let (generation, keys_to) = {
-            let overlay = self.overlay();
-            (overlay.active.number, overlay.keys_to())
-        };
-        for key in self.known_keys(merchant, digest, now, keys_to) {
-            if let Some(bytes) = self.get(&key)? {
-                return Ok((Some(value::decode(&bytes)?), generation));
-            }
-        }
-        Ok((None, generation))
-    }
-
-    /// What has become known of a producer's key since the look-up as of `generation` found nothing.
-    pub(crate) fn known_since(
-        &self,
-        merchant: &MerchantId,
-        digest: u128,
-        now: Timestamp,
-        generation: u64,
-    ) -> Result<Option<Known>, StoreError> {
-        {
-            let overlay = self.overlay();
-            // Within one generation, all that came since the look-up is in the overlay.
-            if overlay.active.number == generation {
-                let keys = self.known_keys(merchant, digest, now, overlay.keys_to());
-                let mut told = keys.filter_map(|key| overlay.get(&key).flatten());
-                return told.next().map(|bytes| value::decode(&bytes)).transpose();
-            }
-        }
-        Ok(self.known(merchant, digest, now)?.0)
-    }
-
-    /// The places where a producer's key may be known at `now`, newest first. A clock that went back may have left one
-    /// in a bucket ahead, up to that of `keys_to`.
-    fn known_keys<'a>(
-        &self,
-        merchant: &'a MerchantId,
-        digest: u128,
-        now: Timestamp,
-        keys_to: u32,
-    ) -> impl Iterator<Item = Vec<u8>> + use<'a> {
-        let newest = key::bucket(now);
-        let oldest = newest.saturating_sub(self.buckets_kept - 1);
-        let ahead = keys_to.min(newest.saturating_add(KEYS_AHEAD_MAX));
-        (oldest..=newest.max(ahead)).rev().map(move |bucket| key::idempotency(bucket, merchant, digest))
     }
 }
 

@@ -452,14 +452,13 @@ mod tests {
     #[test]
     fn who_reads_while_it_is_written_behind_sees_each_moment_as_it_was() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (index, _) = Index::open(dir.path(), 1 << 20, 1_000).expect("a fresh index opens");
-        let now = Timestamp::from_ms(0);
+        let (index, _) = Index::open(dir.path(), 1 << 20).expect("a fresh index opens");
         let mut dice = Dice(3);
         for endpoint in 1..=8 {
             let states = states(&mut dice, endpoint, 12);
             let places: Vec<Vec<u8>> = states[0].keys().cloned().collect();
             bring(&index, &State::new(), &states[0], 0);
-            index.flush(now).expect("written");
+            index.flush().expect("written");
             let is_over = AtomicBool::new(false);
             let look = |seed| {
                 let mut dice = Dice(seed);
@@ -479,7 +478,7 @@ mod tests {
                 let readers = [endpoint, endpoint + 100].map(|seed| scope.spawn(move || look(seed)));
                 for round in 1..states.len() {
                     bring(&index, &states[round - 1], &states[round], round);
-                    index.flush(now).expect("written");
+                    index.flush().expect("written");
                 }
                 is_over.store(true, Ordering::Release);
                 for reader in readers {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::key::{self, Run};
+use super::names::Loose;
 use super::posting::Entry;
 use super::value::{self, Waiting, Watermark};
 use crate::model::{EndpointId, EventId, Location, MerchantId};
@@ -62,8 +63,8 @@ pub(crate) struct Overlay {
     pub(crate) active: Generation,
     pub(crate) flushing: Option<Arc<Generation>>,
     counts: HashMap<EndpointId, Count>,
-    /// The latest half day in which a producer's key came, by the clock of then.
-    keys_to: u32,
+    /// Of all generations: what stands in records that are applied.
+    pub(crate) names: Loose,
     /// Whether changes are new to the index. During replay they may have been applied before.
     fresh: bool,
 }
@@ -74,7 +75,7 @@ impl Overlay {
             active: Generation::new(1, watermark),
             flushing: None,
             counts: HashMap::new(),
-            keys_to: 0,
+            names: Loose::default(),
             fresh: false,
         }
     }
@@ -120,16 +121,6 @@ impl Overlay {
         self.active.changes += 1;
         let events = self.active.runs.entry(run).or_default();
         clear(events, id);
-    }
-
-    /// Producer's keys are in this bucket.
-    pub(crate) fn meet_keys(&mut self, bucket: u32) {
-        self.keys_to = self.keys_to.max(bucket);
-    }
-
-    /// The latest bucket with producers' keys.
-    pub(crate) fn keys_to(&self) -> u32 {
-        self.keys_to
     }
 
     /// Counts a delivery in (1) or out (-1), unless the count already covers the record at `location`.
@@ -202,11 +193,6 @@ impl Overlay {
 }
 
 impl Generation {
-    /// How many changes are about producers' keys.
-    pub(crate) fn producers_keys(&self) -> usize {
-        self.plain.range(vec![key::IDEMPOTENCY]..vec![key::IDEMPOTENCY + 1]).count()
-    }
-
     /// The counts as changes of the index.
     pub(crate) fn count_changes(&self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> + '_ {
         self.counts.iter().map(|(endpoint, waiting)| (key::waiting(*endpoint), Some(value::encode(waiting))))

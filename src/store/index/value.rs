@@ -9,7 +9,7 @@ use crate::model::{Delivery, EndpointId, EventId, EventType, Location, MerchantI
 use crate::store::StoreError;
 use crate::store::journal::codec;
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// A delivery that is owed; endpoint, due time and event stand in its key.
 #[derive(Encode, Decode)]
@@ -66,14 +66,6 @@ impl Owed {
             traceparent: None,
         })
     }
-}
-
-/// What is known of a producer's idempotency key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct Known {
-    pub(crate) content: u128,
-    pub(crate) event: u128,
-    pub(crate) sequence: u64,
 }
 
 /// How many deliveries are owed to an endpoint, as of a location: a record up to it is counted already.

@@ -1,0 +1,250 @@
+//! Names: where the records stand that speak of a producer's key or of a resource.
+//!
+//! These come in no order, each in a place of its own, and never change: sled, which keeps something in memory for every
+//! few of its values and writes a page whole for each that comes, is not for them. They gather here and go to sheets,
+//! files that are written once, in order; of a sheet so little stays in memory that it does not count. Never the truth: what
+//! is not in a sheet, or in one that is not whole, is read from the journal again at the next start.
+
+mod mention;
+mod sheet;
+
+use std::fs;
+use std::io;
+use std::iter::Peekable;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+
+use mention::Mentions;
+use sheet::Sheet;
+
+use crate::model::Location;
+use crate::store::StoreError;
+
+pub(crate) use mention::{Mention, Name, Wanted};
+
+/// Mentions that gather in memory before they go to a sheet: about 5 MiB.
+const LOOSE_MAX: usize = 1 << 16;
+
+/// Records of the journal after which mentions go to a sheet however few they are, so that a start reads few again.
+const UNSEALED_RECORDS_MAX: u64 = 200_000;
+
+/// Sheets that are made one, once so many of about the same size follow each other.
+const MERGED: usize = 8;
+
+/// A sheet never becomes longer by merging: about 1 GiB.
+const MERGED_MENTIONS_MAX: u64 = 1 << 25;
+
+/// Mentions that are not in a sheet yet.
+#[derive(Debug, Default)]
+pub(crate) struct Loose {
+    open: Mentions,
+    /// Those that are being written to a sheet.
+    sealing: Option<Arc<Mentions>>,
+    /// How often any went to a sheet.
+    seals: u64,
+}
+
+impl Loose {
+    pub(crate) fn note(&mut self, mention: Mention) {
+        self.open.insert(mention);
+    }
+
+    /// Changes when mentions go to a sheet: as long as it does not, all that came since are here.
+    pub(crate) fn seals(&self) -> u64 {
+        self.seals
+    }
+
+    pub(crate) fn find(&self, wanted: &Wanted) -> Vec<Mention> {
+        let mut found = Vec::new();
+        let (low, high) = (wanted.low(), wanted.high());
+        for mentions in self.sealing.iter().map(Arc::as_ref).chain([&self.open]).filter(|_| low <= high) {
+            let mut mine = Vec::new();
+            wanted.take(mentions.range(low..=high).copied(), &mut mine);
+            found.append(&mut mine);
+        }
+        found
+    }
+
+    fn all(&self) -> Mentions {
+        self.sealing.iter().flat_map(|mentions| mentions.iter()).chain(&self.open).copied().collect()
+    }
+}
+
+/// The sheets.
+#[derive(Debug)]
+pub(crate) struct Names {
+    dir: PathBuf,
+    /// Oldest first, each from where the one before it ends.
+    sheets: RwLock<Arc<Vec<Arc<Sheet>>>>,
+    /// Up to which record of the journal the sheets go, by number.
+    sealed_number: Mutex<u64>,
+}
+
+impl Names {
+    /// Opens the sheets in `dir`. They go no further than the index does, to the record `number` at `upto`; what is beyond,
+    /// or not whole, is removed: it is noted anew.
+    pub(crate) fn open(dir: &Path, upto: Location, number: u64) -> io::Result<Names> {
+        fs::create_dir_all(dir)?;
+        let mut sheets = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            let is_sheet = path.extension().is_some_and(|extension| extension == &sheet::SUFFIX[1..]);
+            match if is_sheet { Sheet::open(&path)? } else { None } {
+                Some(sheet) if sheet.to <= upto => sheets.push(sheet),
+                Some(_) => fs::remove_file(&path)?,
+                None => {
+                    if is_sheet {
+                        tracing::warn!(file = %path.display(), "a sheet of names is damaged: it is made anew from the journal");
+                    }
+                    fs::remove_file(&path)?;
+                }
+            }
+        }
+        // Of two that begin alike, the longer one was made from the other.
+        sheets.sort_unstable_by_key(|sheet| (sheet.from, std::cmp::Reverse(sheet.to)));
+        let mut kept: Vec<Arc<Sheet>> = Vec::new();
+        for sheet in sheets {
+            match kept.last() {
+                Some(last) if sheet.from != last.to => sheet.remove()?,
+                _ => kept.push(Arc::new(sheet)),
+            }
+        }
+        Ok(Names { dir: dir.to_owned(), sheets: RwLock::new(Arc::new(kept)), sealed_number: Mutex::new(number) })
+    }
+
+    /// Where the sheets end: what stands in the journal from there on is loose.
+    pub(crate) fn end(&self) -> Location {
+        self.sheets().last().map_or(Location(0), |sheet| sheet.to)
+    }
+
+    /// Removes every sheet where they do not begin at or before `first`: what is missing is noted anew.
+    pub(crate) fn require(&self, first: Location) -> io::Result<()> {
+        if self.sheets().first().is_some_and(|sheet| sheet.from > first) {
+            tracing::warn!("a sheet of names is missing: they are made anew from the journal");
+            return self.remove(|_| true);
+        }
+        Ok(())
+    }
+
+    /// Takes what is loose to be written, where it is enough or where the journal went on far to the record `number`.
+    pub(crate) fn begin_seal(&self, loose: &mut Loose, number: u64) -> Option<Arc<Mentions>> {
+        let records = number.saturating_sub(*self.sealed_number.lock().expect("no panic while held"));
+        if loose.open.len() < LOOSE_MAX && records < UNSEALED_RECORDS_MAX {
+            return None;
+        }
+        assert!(loose.sealing.is_none(), "one sheet at a time is written");
+        let mentions = Arc::new(std::mem::take(&mut loose.open));
+        loose.sealing = Some(Arc::clone(&mentions));
+        Some(mentions)
+    }
+
+    /// Writes what `begin_seal` gave. They are all that stand in the journal from where the sheets end up to the record
+    /// `number` at `to`.
+    pub(crate) fn write(&self, mentions: &Mentions, to: Location, number: u64) -> Result<(), StoreError> {
+        let sheet = Sheet::write(&self.dir, self.end(), to, mentions.iter().copied().map(Ok))?;
+        self.change(|sheets| sheets.push(Arc::new(sheet)));
+        *self.sealed_number.lock().expect("no panic while held") = number;
+        Ok(())
+    }
+
+    /// What was written is in the sheets and not loose any more; what could not be written is loose again.
+    pub(crate) fn end_seal(loose: &mut Loose, is_written: bool) {
+        let mentions = loose.sealing.take();
+        if is_written {
+            loose.seals += 1;
+        } else {
+            loose.open.extend(mentions.iter().flat_map(|mentions| mentions.iter()));
+        }
+    }
+
+    /// Adds the first mentions that are wanted, of each sheet up to the limit.
+    pub(crate) fn find(&self, wanted: &Wanted, found: &mut Vec<Mention>) -> Result<(), StoreError> {
+        self.sheets().iter().try_for_each(|sheet| sheet.find(wanted, found))
+    }
+
+    /// All mentions, ascending, each once; with them those that are loose.
+    pub(crate) fn all(&self, loose: &Loose) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
+        merged(&self.sheets(), loose.all())
+    }
+
+    /// Makes one of some sheets, where there are many; leaves out what stands before segment `first`. Whether it did.
+    pub(crate) fn merge(&self, first: u32) -> Result<bool, StoreError> {
+        let sheets = self.sheets();
+        let lengths: Vec<u64> = sheets.iter().map(|sheet| sheet.mentions.max(1)).collect();
+        let Some(range) = to_merge(&lengths) else { return Ok(false) };
+        let parts = &sheets[range.clone()];
+        let kept = merged(parts, Mentions::new())
+            .filter(|mention| mention.as_ref().map_or(true, |mention| mention.location().segment() >= first));
+        let sheet = Sheet::write(&self.dir, parts[0].from, parts[MERGED - 1].to, kept)?;
+        // Others come at the end only, and go in this thread.
+        self.change(|sheets| drop(sheets.splice(range, [Arc::new(sheet)])));
+        for part in parts {
+            part.remove().map_err(|source| self.failed("removing a sheet in", source))?;
+        }
+        Ok(true)
+    }
+
+    /// Removes the sheets of which everything stands before segment `first`.
+    pub(crate) fn drop_before(&self, first: u32) -> Result<(), StoreError> {
+        let removed = self.remove(|sheet| sheet.to <= Location::at(first, 0));
+        removed.map_err(|source| self.failed("removing a sheet in", source))
+    }
+
+    fn remove(&self, is_unwanted: impl Fn(&Sheet) -> bool) -> io::Result<()> {
+        let before = self.sheets();
+        self.change(|sheets| sheets.retain(|sheet| !is_unwanted(sheet)));
+        before.iter().filter(|sheet| is_unwanted(sheet)).try_for_each(|sheet| sheet.remove())
+    }
+
+    fn sheets(&self) -> Arc<Vec<Arc<Sheet>>> {
+        Arc::clone(&self.sheets.read().expect("no panic while held"))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Sheet>>)) {
+        change(Arc::make_mut(&mut self.sheets.write().expect("no panic while held")));
+    }
+
+    fn failed(&self, doing: &str, source: io::Error) -> StoreError {
+        StoreError::Io { context: format!("{doing} {}", self.dir.display()), source }
+    }
+}
+
+/// The mentions of sheets and others, all ascending, as one, each once. Ends after an error.
+fn merged(sheets: &[Arc<Sheet>], others: Mentions) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
+    type Source = Box<dyn Iterator<Item = Result<Mention, StoreError>>>;
+    let sheets = sheets.iter().map(|sheet| Box::new(sheet.all()) as Source);
+    let others: Source = Box::new(others.into_iter().map(Ok));
+    let mut sources: Vec<Peekable<Source>> = sheets.chain([others]).map(Iterator::peekable).collect();
+    let mut last: Option<Mention> = None;
+    std::iter::from_fn(move || {
+        loop {
+            if let Some(bad) = sources.iter_mut().position(|source| matches!(source.peek(), Some(Err(_)))) {
+                let error = sources[bad].next();
+                sources.clear();
+                return error;
+            }
+            let heads = sources.iter_mut().enumerate();
+            let heads = heads.filter_map(|(nth, source)| Some((*source.peek()?.as_ref().ok()?, nth)));
+            let (mention, nth) = heads.min()?;
+            sources[nth].next();
+            if last.replace(mention) != Some(mention) {
+                return Some(Ok(mention));
+            }
+        }
+    })
+}
+
+/// The oldest sheets that follow each other and of which none is much longer than the others: a mention is then written a
+/// few times in all.
+fn to_merge(lengths: &[u64]) -> Option<Range<usize>> {
+    let fits = |window: &[u64]| {
+        let sum: u64 = window.iter().sum();
+        sum <= MERGED_MENTIONS_MAX && window.iter().all(|length| length * 4 <= sum)
+    };
+    let begin = lengths.windows(MERGED).position(fits)?;
+    Some(begin..begin + MERGED)
+}
+
+#[cfg(test)]
+mod tests;
