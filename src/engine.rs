@@ -246,6 +246,7 @@ impl Engine {
         self.metrics.sessions.set(self.portal.session_count() as f64);
         self.metrics.watchers.set(self.feed.watching() as f64);
         self.metrics.index_unwritten.set(figures.unindexed as f64);
+        self.metrics.names_unwritten.set(figures.loose_names as f64);
         self.metrics.render()
     }
 
@@ -395,6 +396,7 @@ fn show_limits(metrics: &Metrics, limits: &Limits) {
         ("commit_queue_bytes", limits.store.queued_bytes_max as f64),
         ("disk_free_bytes", limits.store.free_bytes_min as f64),
         ("index_unwritten", limits.store.unindexed_max as f64),
+        ("names_unwritten", limits.store.loose_names_max as f64),
         ("sessions", limits.portal.sessions_max as f64),
         ("watchers", limits.feed.watchers_max as f64),
         ("retention_bytes", limits.store.retention_bytes_max as f64),

@@ -119,6 +119,8 @@ pub struct Metrics {
     pub commit_queued: Gauge,
     /// Index changes not yet written behind.
     pub index_unwritten: Gauge,
+    /// Producers' keys and resources of events that are in memory only.
+    pub names_unwritten: Gauge,
     /// Duration of group commits.
     pub commit_seconds: Histogram,
     /// Records in a group commit.
@@ -191,6 +193,7 @@ impl Metrics {
             disk_free_bytes: of.gauge("posthaste_disk_free_bytes", "Bytes free where the data directory is"),
             commit_queued: of.gauge("posthaste_commit_queued", "Events waiting for the next group commit"),
             index_unwritten: of.gauge("posthaste_index_unwritten", "Index changes in memory only"),
+            names_unwritten: of.gauge("posthaste_names_unwritten", "Producers' keys and resources in memory only"),
             commit_seconds: of.seconds("posthaste_commit_duration_seconds", "Write and sync of a group commit"),
             commit_records: of.histogram("posthaste_commit_records", Unit::Count, "Records in a group commit"),
             commit_bytes: of.histogram("posthaste_commit_size_bytes", Unit::Bytes, "Bytes in a group commit"),

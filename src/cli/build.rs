@@ -135,6 +135,7 @@ pub(super) fn limits(config: &Config) -> engine::Limits {
             settle_delay_ms: storage.settle_delay_ms,
             index_flush_ms: storage.index_flush_ms,
             unindexed_max: storage.index_unwritten_max,
+            loose_names_max: storage.names_unwritten_max,
             index_cache_bytes: storage.index_cache_bytes as u64,
             retention_age_ms: storage.retention_age_ms,
             retention_bytes_max: storage.retention_bytes_max as u64,

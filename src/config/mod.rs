@@ -131,6 +131,8 @@ pub struct Storage {
     pub index_flush_ms: u64,
     /// Changes by which the index may lag.
     pub index_unwritten_max: usize,
+    /// Producers' keys and resources that gather before they are written.
+    pub names_unwritten_max: usize,
     /// Memory for the index.
     #[serde(deserialize_with = "units::bytes")]
     pub index_cache_bytes: usize,

@@ -52,6 +52,8 @@ pub struct Limits {
     pub index_flush_ms: u64,
     /// Index changes in memory before commits wait for the index.
     pub unindexed_max: usize,
+    /// Names in memory before they go to a sheet.
+    pub loose_names_max: usize,
     /// sled's page cache.
     pub index_cache_bytes: u64,
     /// How old history may become.
@@ -76,6 +78,7 @@ impl Default for Limits {
             settle_delay_ms: 50,
             index_flush_ms: 1_000,
             unindexed_max: 100_000,
+            loose_names_max: 1 << 16,
             index_cache_bytes: 64 << 20,
             retention_age_ms: 30 * DAY_MS,
             retention_bytes_max: 20 << 30,
@@ -392,6 +395,7 @@ impl Store for EmbeddedStore {
             free_bytes: self.admission.free_bytes().unwrap_or(0),
             queued: self.admission.queued.load(Ordering::Relaxed),
             unindexed: overlay.changes() as u64,
+            loose_names: overlay.names.len() as u64,
         }
     }
 

@@ -239,6 +239,7 @@ impl Store for MemoryStore {
             free_bytes: u64::MAX,
             queued: state.untold.len() as u64,
             unindexed: 0,
+            loose_names: 0,
         }
     }
 

@@ -334,6 +334,8 @@ pub struct StoreFigures {
     pub queued: u64,
     /// Index changes not yet in sled.
     pub unindexed: u64,
+    /// Producers' keys and resources in memory only.
+    pub loose_names: u64,
 }
 
 /// The durable memory of the product.

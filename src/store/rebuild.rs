@@ -95,7 +95,7 @@ fn known_before(dir: &Path, limits: &Limits) -> Option<(KeptV1, Location)> {
     if !index_dir.exists() {
         return None;
     }
-    let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes).ok()?;
+    let (index, watermark) = Index::open(&index_dir, limits).ok()?;
     let watermark = watermark?;
     let sequences = super::query::sequences(&index).ok()?;
     let sequences = sequences.into_iter().map(|(merchant, last)| (merchant.as_str().to_owned(), last)).collect();

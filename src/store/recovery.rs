@@ -4,7 +4,6 @@
 //! An index that cannot be used, or that misses something owed, is set aside and made anew from the journal.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use super::index::value::Watermark;
 use super::index::{Index, Overlay, apply, set_aside};
 use super::journal::carried::{CarriedV1, KeptV1};
 use super::journal::codec::{self, AcceptedV1, SettledV1, Undecodable};
-use super::journal::segment::{HEAD_LEN, Scanned, Scanner};
 use super::journal::{self, Journal, Kind, MakeRoom, OpenError, Record, Start, survey, sync_dir};
 use crate::clock::Clock;
 use crate::model::{EventId, Location};
@@ -39,7 +37,7 @@ pub(super) fn recover(
     let journal_dir = dir.join("journal");
     let first_present = first_present(&journal_dir)?;
     let open = || {
-        let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes)?;
+        let (index, watermark) = Index::open(&index_dir, limits)?;
         match watermark {
             Some(w) if Location(w.next).segment() < first_present => {
                 Err(StoreError::Index("it is older than the journal".to_owned()))
@@ -112,8 +110,7 @@ fn replay(
     Ok(Recovered { journal, index: Arc::new(index), last_event })
 }
 
-/// Notes the names that stand in the journal before `upto`, where the index covers it, and are in no sheet. What cannot be
-/// read is passed over: it is found damaged when it is asked for.
+/// Notes the names that stand in the journal before `upto` and are in no sheet.
 pub(super) fn note_names(
     index: &Index,
     journal_dir: &Path,
@@ -121,33 +118,9 @@ pub(super) fn note_names(
     upto: Location,
 ) -> Result<(), StoreError> {
     let reading = |source| StoreError::Io { context: format!("reading {}", journal_dir.display()), source };
-    let from = index.names_end(first_present)?;
-    for found in survey::segments(journal_dir).map_err(reading)? {
-        if found.number < from.segment() || found.number > upto.segment() || found.is_unborn() {
-            continue;
-        }
-        let start = if found.number == from.segment() { from.offset().max(HEAD_LEN) } else { HEAD_LEN };
-        let mut scanner = Scanner::new(Arc::clone(&found.file), found.number, start);
-        loop {
-            let at = scanner.offset();
-            match scanner.next().map_err(reading)? {
-                Scanned::Record(location, record) if location < upto => {
-                    index.note(location, &record)?;
-                    let end = Location(location.0 + record.header.record_len() as u64);
-                    index.seal(end, record.header.number + 1)?;
-                }
-                Scanned::Record(..) | Scanned::End => break,
-                Scanned::Bad => match survey::next_intact(&found.file, at, None, |_| true).map_err(reading)? {
-                    Some((to, _)) => {
-                        let to = u32::try_from(to).map_err(io::Error::other).map_err(reading)?;
-                        scanner = Scanner::new(Arc::clone(&found.file), found.number, to);
-                    }
-                    None => break,
-                },
-            }
-        }
-    }
-    Ok(())
+    let found = survey::segments(journal_dir).map_err(reading)?;
+    let born = found.into_iter().filter(|found| !found.is_unborn());
+    index.note_names(born.map(|found| (found.number, found.file)), first_present, upto)
 }
 
 /// Applies records of the journal to the index, in order.

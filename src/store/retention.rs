@@ -107,7 +107,7 @@ impl Retention {
         loop {
             match self.pass() {
                 Ok(true) => {}
-                Ok(false) => return self.index.tidy_names(self.segments.first()),
+                Ok(false) => return self.index.tidy_names(&self.segments),
                 Err(Interrupted::Stopping) => return Ok(()),
                 Err(Interrupted::Fault(error)) => return Err(error),
             }

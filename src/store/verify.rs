@@ -94,7 +94,7 @@ pub fn verify(dir: &Path, limits: &Limits) -> Result<Findings, OpenFault> {
 
 fn compare(dir: &Path, second: &Path, limits: &Limits) -> Result<Findings, StoreError> {
     let _ = fs::remove_dir_all(second);
-    let (expected, _) = Index::open(second, limits.index_cache_bytes)?;
+    let (expected, _) = Index::open(second, limits)?;
     let walked = replay_all(dir, &expected, limits)?;
     let mut findings = Findings {
         segments: walked.segments,
@@ -172,7 +172,7 @@ fn caught_up(dir: &Path, limits: &Limits, walked: &Walked) -> Result<Index, Unus
     if !index_dir.exists() {
         return Err(StoreError::Index("it is not there; the next start makes it anew".to_owned()).into());
     }
-    let (index, watermark) = Index::open(&index_dir, limits.index_cache_bytes)?;
+    let (index, watermark) = Index::open(&index_dir, limits)?;
     let watermark = watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 });
     let from = Location(watermark.next);
     if from > walked.end {

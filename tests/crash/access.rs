@@ -145,6 +145,18 @@ impl Access {
         }
     }
 
+    /// The ids of the events that the history finds by a resource.
+    pub(crate) fn of_resource(&self, at: &Addresses, key: &str, resource: &str) -> Result<Vec<String>, String> {
+        let url = format!("{}/api/v2/webhooks/events?resource_id={resource}", at.public);
+        let page = self.json_call("GET", &url, key, &Value::Null)?;
+        if page.status != 200 {
+            return Err(format!("the history of {resource} is answered {}: {}", page.status, page.text));
+        }
+        let page = page.json();
+        let items = page["data"].as_array().expect("a list").iter().map(item);
+        Ok(items.filter(|item| !item.damaged).map(|item| item.id).collect())
+    }
+
     /// The payload of one event, byte for byte as the answer has it.
     pub(crate) fn payload(&self, at: &Addresses, key: &str, id: &str) -> Result<String, String> {
         let url = format!("{}/api/v2/webhooks/events/{id}", at.public);

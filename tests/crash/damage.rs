@@ -6,7 +6,7 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::appliance::Launch;
 use crate::dice::Dice;
@@ -185,7 +185,8 @@ struct Original {
 impl Original {
     /// Several segments, a backlog, an index that lags behind or does not.
     fn make(dice: &mut Dice) -> Original {
-        let mut scene = Scene::set_in(directory(), &CAST, dice, |launch| launch, Box::new(|| 0));
+        let mends_soon = |launch: Launch| launch.with("POSTHASTE__STORAGE__RETENTION_EVERY", "100ms");
+        let mut scene = Scene::set_in(directory(), &CAST, dice, mends_soon, Box::new(|| 0));
         scene.drain_patience = Duration::from_secs(5);
         let appliance = scene.start();
         let load = Load::begin(&scene, dice, Pace { singles: 2, batches: 1, bytes_max: 24_000, churn: true });
@@ -230,7 +231,12 @@ impl Original {
         let drained = self.scene.drain_within(&appliance, patience);
         let mut evidence = self.scene.ledger.evidence();
         evidence.submitted.clone_from(&self.evidence.submitted);
-        let verdict: Verdict = self.scene.compare(&appliance, &evidence);
+        let mut verdict: Verdict = self.scene.compare(&appliance, &evidence);
+        // What is damaged of the index is found when it is looked at, and mended soon.
+        let until = Instant::now() + patience;
+        while must_mend && !verdict.unreadable.is_empty() && Instant::now() < until {
+            verdict = self.scene.compare(&appliance, &evidence);
+        }
         let log = self.scene.kill_and_read(appliance);
         let is_sound = verdict.faults.is_empty();
         if is_sound && verdict.unreadable.is_empty() && drained.is_ok() {

@@ -202,6 +202,7 @@ fn check_origin(
     }
 }
 
+/// What is stored is what was handed in, and is found by its resource.
 fn check_payloads(
     verdict: &mut Verdict,
     scene: &Scene,
@@ -219,6 +220,13 @@ fn check_payloads(
                     verdict.note(format!("{}: the stored payload of {} is another", item.id, item.resource));
                 }
             }
+            Err(fault) => verdict.unreadable.push(fault),
+        }
+    }
+    for item in items.iter().step_by(step).filter(|item| item.status != DROPPED && !item.damaged) {
+        match scene.access.of_resource(at, &merchant.key, &item.resource) {
+            Ok(found) if found == [item.id.as_str()] => {}
+            Ok(found) => verdict.note(format!("{}: of {} the history finds {found:?}", item.id, item.resource)),
             Err(fault) => verdict.unreadable.push(fault),
         }
     }

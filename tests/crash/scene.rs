@@ -276,4 +276,5 @@ fn quick(launch: Launch) -> Launch {
         .with("POSTHASTE__STORAGE__SEGMENT_BYTES", "1MiB")
         .with("POSTHASTE__EVENTS__BATCH_BYTES_MAX", "1MiB")
         .with("POSTHASTE__STORAGE__INDEX_FLUSH", "200ms")
+        .with("POSTHASTE__STORAGE__NAMES_UNWRITTEN_MAX", "50")
 }

@@ -39,6 +39,7 @@ pub(crate) fn small() -> Limits {
         segment_bytes: 64 << 10,
         settle_delay_ms: 1,
         unindexed_max: 400,
+        loose_names_max: 20,
         index_cache_bytes: 8 << 20,
         free_bytes_min: 0,
         reserve_bytes: 0,

@@ -11,6 +11,7 @@ mod dossier;
 mod ending;
 mod format;
 mod history;
+mod names;
 mod outbox;
 mod programs;
 mod retention;

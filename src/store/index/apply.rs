@@ -205,16 +205,14 @@ fn kept_mentions(location: Location, meta: &KeptV1) -> Result<Vec<Mention>, Unde
     meta.keys.iter().map(mention).collect()
 }
 
-/// Notes the names of which a record speaks that is applied otherwise already.
-pub(crate) fn named(overlay: &mut Overlay, location: Location, record: &Record) -> Result<(), Undecodable> {
-    let mentions = match record.header.kind {
-        Kind::Accepted => mentions(location, &codec::decode(&record.meta)?)?,
-        Kind::Carried => carried_mentions(location, &codec::decode(&record.meta)?)?,
-        Kind::Kept => kept_mentions(location, &codec::decode(&record.payload)?)?,
-        _ => Vec::new(),
-    };
-    note(overlay, mentions);
-    Ok(())
+/// The names of which a record speaks.
+pub(crate) fn mentions_of(location: Location, record: &Record) -> Result<Vec<Mention>, Undecodable> {
+    match record.header.kind {
+        Kind::Accepted => mentions(location, &codec::decode(&record.meta)?),
+        Kind::Carried => carried_mentions(location, &codec::decode(&record.meta)?),
+        Kind::Kept => kept_mentions(location, &codec::decode(&record.payload)?),
+        _ => Ok(Vec::new()),
+    }
 }
 
 fn note(overlay: &mut Overlay, mentions: Vec<Mention>) {

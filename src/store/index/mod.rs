@@ -27,6 +27,7 @@ use std::sync::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::model::{EventId, EventType, Location, MerchantId, Status};
 use crate::store::StoreError;
+use crate::store::embedded::Limits;
 
 use cut::regroup;
 use key::Run;
@@ -82,8 +83,8 @@ pub(crate) struct Stretch {
 
 impl Index {
     /// Opens the index in `dir`; what it holds and its watermark, where it has one.
-    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<(Index, Option<Watermark>), StoreError> {
-        let tree = Tree::open(dir, cache_bytes)?;
+    pub(crate) fn open(dir: &Path, limits: &Limits) -> Result<(Index, Option<Watermark>), StoreError> {
+        let tree = Tree::open(dir, limits.index_cache_bytes)?;
         let watermark = tree.get(key::WATERMARK)?.map(|bytes| value::decode::<Watermark>(&bytes)).transpose()?;
         let begun = watermark.unwrap_or(Watermark { next: 0, number: 1, last_event: 0 });
         let mut overlay = Overlay::new(begun);
@@ -94,7 +95,7 @@ impl Index {
             let merchant = waiting.merchant().ok_or_else(|| value::damaged("a count has a bad merchant"))?;
             overlay.load_count(crate::model::EndpointId(endpoint), merchant, &waiting);
         }
-        let names = Names::open(&dir.join("names"), Location(begun.next), begun.number);
+        let names = Names::open(&dir.join("names"), Location(begun.next), begun.number, limits.loose_names_max);
         let names = names
             .map_err(|source| StoreError::Io { context: format!("opening names in {}", dir.display()), source })?;
         let index = Index {

@@ -3,19 +3,28 @@
 //! Never believes a name: two may share one, so that whoever asks looks at the records, too.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::sync::Arc;
 
 use super::key::Run;
 use super::names::{Mention, Name, Names, Wanted};
 use super::{Found, Index, apply};
 use crate::model::{EventId, EventType, Location, MerchantId, Timestamp};
 use crate::store::StoreError;
-use crate::store::journal::Record;
+use crate::store::journal::Segments;
+use crate::store::journal::survey::each_record;
 
 /// Events of a resource, and of what is listed, that are looked at together.
 const CHUNK: usize = 256;
 
+/// Of so few each is looked for by itself.
+const FEW: usize = 64;
+
 /// Records that may speak of one producer's key.
 const KEY_MENTIONS_MAX: usize = 64;
+
+/// Events and their types.
+type Named = Vec<(EventId, EventType)>;
 
 /// A look for something by name.
 struct Look {
@@ -64,7 +73,7 @@ impl Index {
             let names = &self.overlay().names;
             (names.find(&wanted), names.seals())
         };
-        self.distrusting(self.names.find(&wanted, &mut found))?;
+        self.names.find(&wanted, &mut found)?;
         Ok((newest_first(&found), seals))
     }
 
@@ -95,24 +104,27 @@ impl Index {
         descending: bool,
         limit: usize,
     ) -> Result<Found, StoreError> {
-        let mut kinds: Vec<(&MerchantId, EventType)> = runs.iter().map(|run| (&run.merchant, run.event_type)).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
-        let names = kinds.into_iter().map(|(merchant, event_type)| Name::resource(merchant, event_type, resource));
-        let names: Vec<Name> = names.collect();
         let mut look = Look { first, last, descending };
         let mut found = Vec::new();
         // Both lists are read from where the other one has come to: what is long in one and not in the other is leapt over.
         while found.len() < limit && !look.is_over() {
-            let (named, named_end) = self.named(&names, &look)?;
-            let nearest =
-                named.iter().copied().reduce(|one, other| if look.is_before(other, one) { other } else { one });
-            let Some(nearest) = nearest else { break };
-            look.go_on(nearest, false);
+            let (named, named_end) = self.named(resource, runs, &look)?;
+            let Some((nearest, _)) = named.first() else { break };
+            if named_end.is_none() && named.len() <= FEW {
+                self.each_by_itself(&named, runs, limit, &mut found)?;
+                break;
+            }
+            look.go_on(*nearest, false);
             let (listed, listed_end) = self.listed(runs, &look)?;
-            let end = look.nearer(named_end, listed_end);
-            let is_within = |id: EventId| end.is_none_or(|end| !look.is_before(end, id));
-            found.extend(listed.iter().filter(|(_, id, _)| is_within(*id) && named.contains(id)));
+            let is_within = |id: EventId, end: Option<EventId>| end.is_none_or(|end| !look.is_before(end, id));
+            let mut end = look.nearer(named_end, listed_end);
+            let (near, far) = named.split_at(named.partition_point(|(id, _)| is_within(*id, end)));
+            let ids: HashSet<EventId> = near.iter().map(|(id, _)| *id).collect();
+            found.extend(listed.iter().filter(|(_, id, _)| ids.contains(id)));
+            if near.len() <= FEW && !far.is_empty() {
+                self.each_by_itself(far, runs, limit, &mut found)?;
+                end = named_end;
+            }
             let Some(end) = end else { break };
             let next_listed = listed.iter().map(|(_, id, _)| *id).find(|id| look.is_before(end, *id));
             look.go_on(end, true);
@@ -126,27 +138,57 @@ impl Index {
         Ok(found)
     }
 
-    /// Events of which records speak of one of the names, and the id up to which they are all of them; `None`: to the end.
-    fn named(&self, names: &[Name], look: &Look) -> Result<(HashSet<EventId>, Option<EventId>), StoreError> {
-        let (mut events, mut end) = (HashSet::new(), None);
-        for name in names {
+    /// Adds those events that stand in a run, up to `limit` in all.
+    fn each_by_itself(
+        &self,
+        named: &[(EventId, EventType)],
+        runs: &[Run],
+        limit: usize,
+        found: &mut Found,
+    ) -> Result<(), StoreError> {
+        for (id, event_type) in named {
+            if found.len() >= limit {
+                break;
+            }
+            let of_type = runs.iter().enumerate().filter(|(_, run)| run.event_type == *event_type);
+            let (places, runs): (Vec<usize>, Vec<Run>) = of_type.map(|(nth, run)| (nth, run.clone())).unzip();
+            let there = self.events(&runs, *id, *id, false, 1)?;
+            found.extend(there.into_iter().map(|(nth, id, entry)| (places[nth], id, entry)));
+        }
+        Ok(())
+    }
+
+    /// Events of the runs' types of which records speak of a resource, in order, and the id up to which they are all of them;
+    /// `None`: to the end.
+    fn named(&self, resource: u64, runs: &[Run], look: &Look) -> Result<(Named, Option<EventId>), StoreError> {
+        let mut kinds: Vec<(&MerchantId, EventType)> = runs.iter().map(|run| (&run.merchant, run.event_type)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let (mut named, mut end) = (Named::new(), None);
+        for (merchant, event_type) in kinds {
             let Look { first, last, descending } = *look;
-            let wanted = Wanted { name: *name, first, last, descending, limit: CHUNK };
+            let name = Name::resource(merchant, event_type, resource);
+            let wanted = Wanted { name, first, last, descending, limit: CHUNK };
             let mut found = self.overlay().names.find(&wanted);
-            self.distrusting(self.names.find(&wanted, &mut found))?;
-            let mut ids: Vec<EventId> = found.iter().map(Mention::event).collect();
-            ids.sort_unstable();
+            self.names.find(&wanted, &mut found)?;
+            found.sort_unstable();
             if descending {
-                ids.reverse();
+                found.reverse();
             }
             // Of each source the first CHUNK were read, so that as many of all of them are certain.
-            if ids.len() >= CHUNK {
-                ids.truncate(CHUNK);
-                end = look.nearer(end, ids.last().copied());
+            if found.len() >= CHUNK {
+                found.truncate(CHUNK);
+                end = look.nearer(end, found.last().map(Mention::event));
             }
-            events.extend(ids);
+            named.extend(found.iter().map(|mention| (mention.event(), event_type)));
         }
-        Ok((events, end))
+        named.sort_unstable();
+        named.dedup();
+        if look.descending {
+            named.reverse();
+        }
+        named.truncate(named.partition_point(|(id, _)| end.is_none_or(|end| !look.is_before(end, *id))));
+        Ok((named, end))
     }
 
     /// Events of the runs, in order, and the id up to which they are all of them; `None`: to the end.
@@ -163,22 +205,25 @@ impl Index {
         Ok((found, end))
     }
 
-    /// Notes what a record says that is applied already.
-    pub(crate) fn note(&self, location: Location, record: &Record) -> Result<(), StoreError> {
-        let noted = apply::named(&mut self.overlay_mut(), location, record);
-        noted.map_err(|error| StoreError::Corrupt(error.to_string()))
-    }
-
-    /// Where the names of the journal are to be noted from before anything is applied, if it begins with segment `first`.
-    pub(crate) fn names_end(&self, first: u32) -> Result<Location, StoreError> {
+    /// Notes the names that stand in the journal before `upto`, where the index covers it, and are in no sheet. The journal
+    /// begins with segment `first`.
+    pub(crate) fn note_names(
+        &self,
+        files: impl IntoIterator<Item = (u32, Arc<File>)>,
+        first: u32,
+        upto: Location,
+    ) -> Result<(), StoreError> {
         let required = self.names.require(Location::at(first, 0));
         required.map_err(|source| StoreError::Io { context: "removing sheets of names".into(), source })?;
-        Ok(self.names.end())
+        each_record(files, self.names.end()..upto, |location, record, end| {
+            let mentions = apply::mentions_of(location, record);
+            let mentions = mentions.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            mentions.into_iter().for_each(|mention| self.overlay_mut().names.note(mention));
+            self.seal(end, record.header.number + 1)
+        })
     }
 
-    /// Writes what was noted up to `to`, where it is much.
-    pub(crate) fn seal(&self, to: Location, number: u64) -> Result<(), StoreError> {
-        let _flush = self.flushes.wait();
+    fn seal(&self, to: Location, number: u64) -> Result<(), StoreError> {
         let mentions = self.names.begin_seal(&mut self.overlay_mut().names, number);
         let Some(mentions) = mentions else { return Ok(()) };
         let written = self.names.write(&mentions, to, number);
@@ -186,25 +231,39 @@ impl Index {
         written
     }
 
-    /// Removes the names of what stands before segment `first`, and makes a few sheets of many.
-    pub(crate) fn tidy_names(&self, first: u32) -> Result<(), StoreError> {
+    /// Removes the names of what stands before the first segment that is kept, makes the sheets anew that were found damaged,
+    /// and a few of many.
+    pub(crate) fn tidy_names(&self, segments: &Segments) -> Result<(), StoreError> {
+        let first = segments.first();
         self.names.drop_before(first)?;
-        while self.distrusting(self.names.merge(first))? {}
+        self.mend_names(segments)?;
+        loop {
+            match self.names.merge(first) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if error.is_damage() => return self.mend_names(segments),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn mend_names(&self, segments: &Segments) -> Result<(), StoreError> {
+        for stretch in self.names.suspects() {
+            tracing::warn!("a sheet of names is damaged: it is made anew from the journal");
+            let files = segments.all().into_iter().map(|segment| (segment.number, segment.file));
+            self.names.make_anew(&stretch, |take| {
+                each_record(files, stretch.clone(), |location, record, end| {
+                    let mentions = apply::mentions_of(location, record);
+                    take(end, mentions.map_err(|error| StoreError::Corrupt(error.to_string()))?)
+                })
+            })?;
+        }
         Ok(())
     }
 
     /// All that records speak of, in order.
     pub(super) fn mentions(&self) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
         self.names.all(&self.overlay().names)
-    }
-
-    /// A sheet that is found damaged is made anew by the next start, with the index.
-    fn distrusting<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
-        found.inspect_err(|error| {
-            if let StoreError::Index(text) = error {
-                self.tree.distrust(text);
-            }
-        })
     }
 }
 
@@ -220,4 +279,114 @@ fn newest_first(found: &[Mention]) -> Vec<Location> {
     locations.dedup();
     locations.reverse();
     locations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EndpointId, Status};
+    use crate::store::embedded::Limits;
+    use crate::store::index::{Entry, value::Watermark};
+
+    const EVENTS: u64 = 4_000;
+
+    struct Line {
+        id: EventId,
+        run: Run,
+        resource: u64,
+    }
+
+    /// Chance by seed.
+    fn below(state: &mut u64, end: u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % end
+    }
+
+    /// Half of the events of one resource, the others of one of hundreds; delivered, but for a stretch that is not.
+    fn lines(seed: u64) -> Vec<Line> {
+        let mut state = seed;
+        let line = |n: u64| {
+            let resource = if below(&mut state, 2) == 0 { 1 } else { 2 + below(&mut state, 300) };
+            let status = match (n, below(&mut state, 500)) {
+                (1_000..1_200, _) => Status::Retrying,
+                (_, 0) => Status::Failed,
+                _ if resource == 1 && n < 3_000 => Status::Delivered,
+                _ => Status::ALL[usize::try_from(below(&mut state, 3)).expect("small")],
+            };
+            let event_type = EventType::ALL[usize::try_from(below(&mut state, 2)).expect("small")];
+            let run = Run { merchant: "acme".parse().expect("a name"), event_type, status };
+            Line { id: EventId::from_u128(u128::from(n) * 3 + 1), run, resource }
+        };
+        (0..EVENTS).map(line).collect()
+    }
+
+    fn fill(index: &Index, lines: &[Line]) {
+        for (nth, line) in lines.iter().enumerate() {
+            let location = Location::at(1, u32::try_from(nth).expect("small") + 100);
+            let (endpoint, when) = (Some(EndpointId(1)), Timestamp::from_ms(1));
+            let entry = Entry { location, last_attempt: None, endpoint, when };
+            let mut overlay = index.overlay_mut();
+            overlay.post(line.run.clone(), line.id, entry, false);
+            let name = Name::resource(&line.run.merchant, line.run.event_type, line.resource);
+            overlay.names.note(Mention::new(name, line.id, location));
+            // As of an event that was copied forward.
+            overlay.names.note(Mention::new(name, line.id, Location::at(2, location.offset())));
+            overlay.advance(Watermark { next: location.0 + 1, number: 1, last_event: 0 });
+            drop(overlay);
+            if nth % 1_500 == 1_499 {
+                index.flush().expect("written");
+                index
+                    .names
+                    .write(
+                        &index.names.begin_seal(&mut index.overlay_mut().names, u64::MAX).expect("many"),
+                        location,
+                        1,
+                    )
+                    .expect("written");
+                Names::end_seal(&mut index.overlay_mut().names, true);
+            }
+        }
+    }
+
+    #[test]
+    fn events_of_a_resource_are_those_that_a_look_at_each_would_find() {
+        for seed in 0..3 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let (index, _) = Index::open(dir.path(), &Limits::default()).expect("a fresh index opens");
+            let lines = lines(seed);
+            fill(&index, &lines);
+            let mut state = seed + 10;
+            for round in 0..150 {
+                let types = &EventType::ALL[..usize::try_from(1 + below(&mut state, 4)).expect("small")];
+                let from = usize::try_from(below(&mut state, Status::ALL.len() as u64)).expect("small");
+                let statuses = if round % 3 == 0 { &Status::ALL[..] } else { &Status::ALL[from..=from] };
+                let run =
+                    |event_type: EventType, status| Run { merchant: lines[0].run.merchant.clone(), event_type, status };
+                let runs = types.iter().flat_map(|kind| statuses.iter().map(|status| run(*kind, *status)));
+                let mut runs: Vec<Run> = runs.collect();
+                runs.sort_unstable();
+                let resource = if round % 2 == 0 { 1 } else { 2 + below(&mut state, 310) };
+                let bound = |at: u64| EventId::from_u128(at.into());
+                let (first, last) = match round % 5 {
+                    0 => (bound(below(&mut state, EVENTS * 3)), bound(below(&mut state, EVENTS * 3))),
+                    _ => (EventId::MIN, EventId::MAX),
+                };
+                let descending = below(&mut state, 2) == 0;
+                let limit = usize::try_from(1 + below(&mut state, 900)).expect("small");
+                let found = index.events_of(resource, &runs, (first, last), descending, limit).expect("readable");
+                let found: Vec<(Run, EventId)> =
+                    found.into_iter().map(|(nth, id, _)| (runs[nth].clone(), id)).collect();
+                let is_wanted = |line: &&Line| {
+                    line.resource == resource && first <= line.id && line.id <= last && runs.contains(&line.run)
+                };
+                let there = lines.iter().filter(is_wanted).map(|line| (line.run.clone(), line.id));
+                let mut there: Vec<(Run, EventId)> = there.collect();
+                if descending {
+                    there.reverse();
+                }
+                there.truncate(limit);
+                assert_eq!(found, there, "seed {seed}, round {round}");
+            }
+        }
+    }
 }

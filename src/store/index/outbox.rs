@@ -224,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::model::{EndpointId, EventId, Timestamp};
+    use crate::store::embedded::Limits;
     use crate::store::index::value::Watermark;
 
     const ALL: usize = usize::MAX - 1;
@@ -452,7 +453,7 @@ mod tests {
     #[test]
     fn who_reads_while_it_is_written_behind_sees_each_moment_as_it_was() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (index, _) = Index::open(dir.path(), 1 << 20).expect("a fresh index opens");
+        let (index, _) = Index::open(dir.path(), &Limits::default()).expect("a fresh index opens");
         let mut dice = Dice(3);
         for endpoint in 1..=8 {
             let states = states(&mut dice, endpoint, 12);

@@ -69,16 +69,11 @@ impl Guard {
             Err(_) => ("sled panicked".to_owned(), true),
         };
         if suspect {
-            self.distrust(&text);
+            // Where even this cannot be written, the next start finds the damage as this one did.
+            let _ = fs::write(&*self.marker, &text);
         }
         let _ = self.fault.set(text.clone());
         Err(StoreError::Index(text))
-    }
-
-    fn distrust(&self, text: &str) {
-        // Where even this cannot be written, the next start finds the damage as this one did.
-        let _ = fs::write(&*self.marker, text);
-        let _ = self.fault.set(text.to_owned());
     }
 }
 
@@ -116,11 +111,6 @@ impl Tree {
     /// What went wrong with sled, where something did: nothing it says can be relied on any more.
     pub(crate) fn fault(&self) -> Option<StoreError> {
         self.guard.fault.get().map(|text| StoreError::Index(text.clone()))
-    }
-
-    /// Something else of the index is damaged: nothing of it is relied on any more.
-    pub(crate) fn distrust(&self, text: &str) {
-        self.guard.distrust(text);
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -5,12 +5,17 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::record::{self, HEADER_LEN, Header};
-use super::segment::{self, BadHead, HEAD_LEN, Head};
+use super::segment::{self, BadHead, HEAD_LEN, Head, Record, Scanned, Scanner};
+use crate::model::Location;
+use crate::store::StoreError;
 
 /// How far record numbers may jump over bad bytes: more than a segment can hold.
 const NUMBERS_MAX: u64 = 1 << 32;
@@ -61,6 +66,59 @@ fn look(dir: &Path, number: u32) -> io::Result<Found> {
 /// The first segment that must be there: the newest head that can be read says so.
 pub(crate) fn first_kept(segments: &[Found]) -> u32 {
     segments.iter().rev().find_map(|found| found.head.ok()).map_or(1, |head| head.first)
+}
+
+/// Hands over the records of some segments that stand in a stretch of the journal, each with where it ends. An event of which
+/// only the payload is damaged comes without it; what else is damaged is passed over.
+pub(crate) fn each_record(
+    files: impl IntoIterator<Item = (u32, Arc<File>)>,
+    stretch: Range<Location>,
+    mut each: impl FnMut(Location, &Record, Location) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for (number, file) in files {
+        if number < stretch.start.segment() || number > stretch.end.segment() {
+            continue;
+        }
+        let reading = |source| StoreError::Io { context: format!("reading segment {number} of the journal"), source };
+        let start = if number == stretch.start.segment() { stretch.start.offset().max(HEAD_LEN) } else { HEAD_LEN };
+        let mut scanner = Scanner::new(Arc::clone(&file), number, start);
+        loop {
+            let at = scanner.offset();
+            match scanner.next().map_err(reading)? {
+                Scanned::Record(location, record) if location < stretch.end => {
+                    each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
+                }
+                Scanned::Record(..) | Scanned::End => break,
+                Scanned::Bad => {
+                    let begin = u32::try_from(at).map_err(io::Error::other).map_err(reading)?;
+                    let location = Location::at(number, begin);
+                    let without = without_payload(&file, at).filter(|_| location < stretch.end);
+                    let to = match without {
+                        Some(record) => {
+                            let to = at + record.header.record_len() as u64;
+                            each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
+                            Some(to)
+                        }
+                        None => next_intact(&file, at, None, |_| true).map_err(reading)?.map(|(to, _)| to),
+                    };
+                    let Some(to) = to else { break };
+                    let to = u32::try_from(to).map_err(io::Error::other).map_err(reading)?;
+                    scanner = Scanner::new(Arc::clone(&file), number, to);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The event at `at`, where all of it but the payload is intact.
+fn without_payload(file: &File, at: u64) -> Option<Record> {
+    let mut bytes = [0; HEADER_LEN];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    let header = record::decode(&bytes).filter(|header| header.kind.is_event())?;
+    let mut meta = vec![0; header.meta_len];
+    file.read_exact_at(&mut meta, at + HEADER_LEN as u64).ok()?;
+    header.covers_meta(&meta).then(|| Record { header, meta, payload: Bytes::new() })
 }
 
 /// The first intact record after the bad bytes at `bad`, among those that `wanted` takes. `next` is the number

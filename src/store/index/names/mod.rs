@@ -23,11 +23,9 @@ use crate::store::StoreError;
 
 pub(crate) use mention::{Mention, Name, Wanted};
 
-/// Mentions that gather in memory before they go to a sheet: about 5 MiB.
-const LOOSE_MAX: usize = 1 << 16;
-
-/// Records of the journal after which mentions go to a sheet however few they are, so that a start reads few again.
-const UNSEALED_RECORDS_MAX: u64 = 200_000;
+/// Records of the journal for each mention that may be loose, after which they go to a sheet however few they are, so that a
+/// start reads few again.
+const RECORDS_PER_LOOSE: u64 = 3;
 
 /// Sheets that are made one, once so many of about the same size follow each other.
 const MERGED: usize = 8;
@@ -48,6 +46,11 @@ pub(crate) struct Loose {
 impl Loose {
     pub(crate) fn note(&mut self, mention: Mention) {
         self.open.insert(mention);
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len() + self.sealing.as_ref().map_or(0, |mentions| mentions.len())
     }
 
     /// Changes when mentions go to a sheet: as long as it does not, all that came since are here.
@@ -75,6 +78,8 @@ impl Loose {
 #[derive(Debug)]
 pub(crate) struct Names {
     dir: PathBuf,
+    /// Mentions that gather in memory before they go to a sheet.
+    loose_max: usize,
     /// Oldest first, each from where the one before it ends.
     sheets: RwLock<Arc<Vec<Arc<Sheet>>>>,
     /// Up to which record of the journal the sheets go, by number.
@@ -84,7 +89,7 @@ pub(crate) struct Names {
 impl Names {
     /// Opens the sheets in `dir`. They go no further than the index does, to the record `number` at `upto`; what is beyond,
     /// or not whole, is removed: it is noted anew.
-    pub(crate) fn open(dir: &Path, upto: Location, number: u64) -> io::Result<Names> {
+    pub(crate) fn open(dir: &Path, upto: Location, number: u64, loose_max: usize) -> io::Result<Names> {
         fs::create_dir_all(dir)?;
         let mut sheets = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -110,7 +115,12 @@ impl Names {
                 _ => kept.push(Arc::new(sheet)),
             }
         }
-        Ok(Names { dir: dir.to_owned(), sheets: RwLock::new(Arc::new(kept)), sealed_number: Mutex::new(number) })
+        Ok(Names {
+            dir: dir.to_owned(),
+            loose_max,
+            sheets: RwLock::new(Arc::new(kept)),
+            sealed_number: Mutex::new(number),
+        })
     }
 
     /// Where the sheets end: what stands in the journal from there on is loose.
@@ -130,7 +140,7 @@ impl Names {
     /// Takes what is loose to be written, where it is enough or where the journal went on far to the record `number`.
     pub(crate) fn begin_seal(&self, loose: &mut Loose, number: u64) -> Option<Arc<Mentions>> {
         let records = number.saturating_sub(*self.sealed_number.lock().expect("no panic while held"));
-        if loose.open.len() < LOOSE_MAX && records < UNSEALED_RECORDS_MAX {
+        if loose.open.len() < self.loose_max && records / RECORDS_PER_LOOSE < self.loose_max as u64 {
             return None;
         }
         assert!(loose.sealing.is_none(), "one sheet at a time is written");
@@ -160,7 +170,9 @@ impl Names {
 
     /// Adds the first mentions that are wanted, of each sheet up to the limit.
     pub(crate) fn find(&self, wanted: &Wanted, found: &mut Vec<Mention>) -> Result<(), StoreError> {
-        self.sheets().iter().try_for_each(|sheet| sheet.find(wanted, found))
+        // All of them, also where one is damaged: then the others that are need not wait to be found so.
+        let looks: Vec<_> = self.sheets().iter().map(|sheet| sheet.find(wanted, found)).collect();
+        looks.into_iter().collect()
     }
 
     /// All mentions, ascending, each once; with them those that are loose.
@@ -183,6 +195,43 @@ impl Names {
             part.remove().map_err(|source| self.failed("removing a sheet in", source))?;
         }
         Ok(true)
+    }
+
+    /// From where to where in the journal the sheets go of which a page was found damaged.
+    pub(crate) fn suspects(&self) -> Vec<Range<Location>> {
+        let sheets = self.sheets();
+        sheets.iter().filter(|sheet| sheet.is_suspect()).map(|sheet| sheet.from..sheet.to).collect()
+    }
+
+    /// Makes the sheets anew that go over a stretch of the journal, from all mentions in it as they stand there: `each` hands
+    /// them over record by record, with where the record ends.
+    pub(crate) fn make_anew(
+        &self,
+        stretch: &Range<Location>,
+        each: impl FnOnce(&mut dyn FnMut(Location, Vec<Mention>) -> Result<(), StoreError>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (mut made, mut begun, mut gathered) = (Vec::new(), stretch.start, Mentions::new());
+        let mut write = |from, to, mentions: Mentions| {
+            made.push(Arc::new(Sheet::write(&self.dir, from, to, mentions.into_iter().map(Ok))?));
+            Ok::<_, StoreError>(())
+        };
+        each(&mut |end, mentions| {
+            gathered.extend(mentions);
+            if gathered.len() >= self.loose_max && end < stretch.end {
+                write(begun, end, std::mem::take(&mut gathered))?;
+                begun = end;
+            }
+            Ok(())
+        })?;
+        write(begun, stretch.end, gathered)?;
+        let is_old = |sheet: &Arc<Sheet>| stretch.start <= sheet.from && sheet.to <= stretch.end;
+        let sheets = self.sheets();
+        let first = sheets.iter().position(is_old).unwrap_or(0);
+        let old: Vec<Arc<Sheet>> = sheets.iter().filter(|sheet| is_old(sheet)).cloned().collect();
+        let gone = old.iter().filter(|old| !made.iter().any(|new| old.is_replaced_by(new)));
+        let gone: Vec<Arc<Sheet>> = gone.cloned().collect();
+        self.change(|sheets| drop(sheets.splice(first..first + old.len(), made)));
+        gone.iter().try_for_each(|sheet| sheet.remove()).map_err(|source| self.failed("removing a sheet in", source))
     }
 
     /// Removes the sheets of which everything stands before segment `first`.

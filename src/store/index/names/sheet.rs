@@ -1,7 +1,7 @@
 //! A sheet: all mentions of a stretch of the journal, ordered, in a file that is written once.
 //!
 //! Never changes after it was written, never keeps a page in memory: only where each begins. Whatever does not match its
-//! checksum is damage, and the sheet is made again from the journal.
+//! checksum is damage, and the sheet suspect: it is to be made again from the journal.
 //!
 //! ```text
 //! pages, 4096 bytes each:   CRC32C of the rest 4 · how many 4 · zeros 24 · up to 127 mentions
@@ -17,6 +17,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::mention::{MENTION_LEN, Mention, Name, Wanted};
 use crate::model::{EventId, Location};
@@ -50,6 +51,7 @@ pub(super) struct Sheet {
     /// The greatest event in it.
     last_event: EventId,
     firsts: Vec<u64>,
+    suspect: AtomicBool,
 }
 
 impl Sheet {
@@ -72,7 +74,8 @@ impl Sheet {
         }
         let firsts = bytes.chunks_exact(8).map(|first| u64::from_be_bytes(first.try_into().expect("eight bytes")));
         let Tail { from, to, mentions, last_event, .. } = tail;
-        Ok(Some(Sheet { path: path.to_owned(), file, from, to, mentions, last_event, firsts: firsts.collect() }))
+        let (path, firsts, suspect) = (path.to_owned(), firsts.collect(), AtomicBool::new(false));
+        Ok(Some(Sheet { path, file, from, to, mentions, last_event, firsts, suspect }))
     }
 
     /// Writes a sheet of mentions, which are ascending, durably.
@@ -99,6 +102,16 @@ impl Sheet {
         sync_dir(dir).map_err(failed)?;
         let sheet = Sheet::open(&path).map_err(failed)?;
         sheet.ok_or_else(|| StoreError::Index(format!("{} is not what was written", path.display())))
+    }
+
+    /// Whether a page was found damaged.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Acquire)
+    }
+
+    /// Whether the other one took the place of its file.
+    pub(super) fn is_replaced_by(&self, other: &Sheet) -> bool {
+        self.path == other.path
     }
 
     /// Removes its file. Whoever reads it goes on reading.
@@ -166,12 +179,14 @@ impl Sheet {
 
     fn page(&self, nth: usize) -> Result<Vec<Mention>, StoreError> {
         let mut bytes = [0; PAGE_LEN];
-        let read = self.file.read_exact_at(&mut bytes, nth as u64 * PAGE_LEN as u64);
-        let context = || format!("reading {}", self.path.display());
-        read.map_err(|source| StoreError::Io { context: context(), source })?;
+        let at = nth as u64 * PAGE_LEN as u64;
+        let read = self.file.read_exact_at(&mut bytes, at);
         let count = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
-        if bytes[..4] != crc32c::crc32c(&bytes[4..]).to_be_bytes() || count > PAGE_MENTIONS {
-            return Err(StoreError::Index(format!("page {nth} of {} is damaged", self.path.display())));
+        let is_whole = bytes[..4] == crc32c::crc32c(&bytes[4..]).to_be_bytes() && count <= PAGE_MENTIONS;
+        if read.is_err() || !is_whole {
+            self.suspect.store(true, Ordering::Release);
+            let path = self.path.display();
+            return Err(StoreError::Corrupt(format!("{path}: bytes {at} to {} are damaged", at + PAGE_LEN as u64)));
         }
         let mentions = bytes[PAGE_HEAD_LEN..].chunks_exact(MENTION_LEN).take(count);
         Ok(mentions.map(|bytes| Mention(bytes.try_into().expect("its length"))).collect())

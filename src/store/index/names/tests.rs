@@ -6,6 +6,8 @@ use crate::store::index::names::sheet::Sheet;
 
 const ALL: usize = usize::MAX;
 
+const LOOSE_MAX: usize = 1_000;
+
 /// Chance by seed.
 struct Dice(u64);
 
@@ -39,7 +41,7 @@ fn tree() -> tempfile::TempDir {
 }
 
 fn open(dir: &Path, upto: u64) -> Names {
-    Names::open(dir, Location(upto), 1).expect("it opens")
+    Names::open(dir, Location(upto), 1, LOOSE_MAX).expect("it opens")
 }
 
 fn content(names: &Names) -> Vec<Mention> {
@@ -149,7 +151,7 @@ fn what_is_loose_goes_to_a_sheet_and_is_found_all_the_while() {
     assert!(names.begin_seal(&mut loose, 7).is_none(), "there is nothing");
     loose.note(mention(5, 7, 7));
     assert!(names.begin_seal(&mut loose, 7).is_none(), "one is not enough");
-    assert!(names.begin_seal(&mut loose, 7 + UNSEALED_RECORDS_MAX).is_some(), "unless for long");
+    assert!(names.begin_seal(&mut loose, 7 + 3_000).is_some(), "unless for long");
 }
 
 #[test]
