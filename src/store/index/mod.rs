@@ -446,8 +446,7 @@ fn flush_block(
         Some((_, bytes)) => posting::decode(bytes).ok_or_else(|| value::damaged("a block of history is torn"))?,
         None => Vec::new(),
     };
-    let entries_max = |_: &[_]| posting::BLOCK_ENTRIES_MAX;
-    Ok(regroup(block, old, changes.to_vec(), entries_max, |id| key::block(prefix, *id), posting::encode))
+    Ok(regroup(block, old, changes.to_vec(), posting::room, |id| key::block(prefix, *id), posting::encode))
 }
 
 /// A generation's changes of a range, up to `limit` places that are there.

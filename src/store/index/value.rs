@@ -15,7 +15,8 @@ const VERSION: u8 = 6;
 #[derive(Encode, Decode)]
 pub(crate) struct Owed {
     location: u64,
-    written: u64,
+    /// How far behind its event the record stands that wrote it last: 0, a byte, for what was never tried.
+    written_behind: u64,
     last_attempt: u64,
     attempts: u32,
     attempts_before: u32,
@@ -35,7 +36,7 @@ impl Owed {
     pub(crate) fn of(delivery: &Delivery) -> Owed {
         Owed {
             location: delivery.location.0,
-            written: delivery.written.0,
+            written_behind: delivery.written.0.wrapping_sub(delivery.location.0),
             last_attempt: delivery.last_attempt.map_or(0, |l| l.0),
             attempts: delivery.attempts,
             attempts_before: delivery.attempts_before,
@@ -56,7 +57,7 @@ impl Owed {
             resource: self.resource,
             sequence: self.sequence,
             location: Location(self.location),
-            written: Location(self.written),
+            written: Location(self.location.wrapping_add(self.written_behind)),
             last_attempt: (self.last_attempt != 0).then_some(Location(self.last_attempt)),
             attempts: self.attempts,
             attempts_before: self.attempts_before,
