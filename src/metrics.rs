@@ -39,7 +39,7 @@ pub enum RefusalReason {
     Overloaded,
     /// The disk is nearly full.
     DiskFull,
-    /// What came first with its key is damaged.
+    /// What tells whether its key is known is damaged.
     Unreadable,
     /// The process is stopping.
     Stopped,

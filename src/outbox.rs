@@ -44,7 +44,7 @@ impl Outbox {
             Err(Refusal::TooLarge) => self.metrics.refused(RefusalReason::Invalid),
             Err(Refusal::Overloaded) => self.metrics.refused(RefusalReason::Overloaded),
             Err(Refusal::DiskFull) => self.metrics.refused(RefusalReason::DiskFull),
-            Err(Refusal::Unreadable) => self.metrics.refused(RefusalReason::Unreadable),
+            Err(Refusal::Unreadable | Refusal::Mending) => self.metrics.refused(RefusalReason::Unreadable),
             Err(Refusal::Stopped) => self.metrics.refused(RefusalReason::Stopped),
         }
         committed

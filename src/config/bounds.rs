@@ -32,7 +32,7 @@ pub(super) fn of_single_keys(config: &Config) -> Vec<Finding> {
     check.bytes("storage.commit_queue_bytes_max", storage.commit_queue_bytes_max, MIB, GIB);
     check.ms("storage.settle_delay", storage.settle_delay_ms, 1, SECOND_MS);
     check.count("storage.index_unwritten_max", storage.index_unwritten_max, 1_000, 10_000_000);
-    check.count("storage.names_unwritten_max", storage.names_unwritten_max, 16, 1_000_000);
+    check.count("storage.names_unwritten_max", storage.names_unwritten_max, 32, 1_000_000);
     check.count("storage.reads_max", storage.reads_max, 1, 256);
     check.bytes("storage.reserve_bytes", storage.reserve_bytes, 0, 64 * GIB);
     check.ms("storage.retention_age", storage.retention_age_ms, HOUR_MS, 3650 * DAY_MS);

@@ -130,7 +130,7 @@ pub(super) async fn send_test(dashboard: Arc<Dashboard>, mut request: Request) -
             let text = "The service is busy and takes no test events at this moment. Try again in a minute.";
             Err(Stop::sorry(StatusCode::SERVICE_UNAVAILABLE, "Busy", text))
         }
-        Err(Refusal::TooLarge | Refusal::Unreadable | Refusal::Stopped) => Err(Stop::stopping()),
+        Err(Refusal::TooLarge | Refusal::Unreadable | Refusal::Mending | Refusal::Stopped) => Err(Stop::stopping()),
     }
 }
 

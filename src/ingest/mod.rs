@@ -249,6 +249,11 @@ fn refused(refusal: Refusal) -> Problem {
                           same. Nothing was stored. The operator's log names the place.";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
         }
+        Refusal::Mending => {
+            let detail =
+                "Whether this id was used before cannot be told at this moment. Nothing was stored; try again.";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).retry_after_s(OVERLOAD_RETRY_AFTER_S)
+        }
         Refusal::Stopped => {
             let detail =
                 "The process is stopping. It is not certain whether this was stored; try again with the same id.";

@@ -34,7 +34,7 @@ const BATCH_RECORDS_MAX: usize = 4096;
 
 /// One write that waits for the next group commit.
 pub(super) enum Command {
-    /// An event; the look for its key found nothing or this, and came to so many `seals`.
+    /// An event; the look for its key found nothing or this, as of so many `seals`: what came since is looked for again.
     Accept { event: Box<NewEvent>, known: Option<Known>, seals: u64, answer: Answer<Acceptance> },
     /// A delivery's step; nobody waits for it but through its notice.
     Settle(Box<Settlement>),
@@ -219,8 +219,8 @@ impl Committer {
                 Some(known) => Ok(Some(known)),
                 None => self.known(&event.merchant, idempotency, now, seals),
             };
-            if let Some(error) = known.as_ref().err().filter(|error| error.is_damage()) {
-                let _ = answer.send(Err(unreadable(error)));
+            if let Some(refusal) = known.as_ref().err().and_then(untold) {
+                let _ = answer.send(Err(refusal));
                 return Ok(());
             }
             if let Some(known) = known? {
@@ -411,10 +411,16 @@ impl Committer {
     }
 }
 
-/// The record that says what came first with a producer's key is damaged: whether this is the same cannot be told.
-pub(super) fn unreadable(error: &StoreError) -> Refusal {
-    tracing::error!(%error, "what came first with a producer's key cannot be read: see `posthaste store verify`");
-    Refusal::Unreadable
+/// Why it cannot be told whether an event with this key came before, where the rest of the store is well.
+pub(super) fn untold(error: &StoreError) -> Option<Refusal> {
+    if let StoreError::Index(_) = error {
+        tracing::warn!(%error, "whether a producer's key is known cannot be told at this moment");
+        return Some(Refusal::Mending);
+    }
+    error.is_damage().then(|| {
+        tracing::error!(%error, "what came first with a producer's key cannot be read: see `posthaste store verify`");
+        Refusal::Unreadable
+    })
 }
 
 /// The first half of a digest: 128 bits are enough to tell a producer's keys and contents apart.

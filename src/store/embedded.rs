@@ -16,7 +16,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use metrics::{Counter, Histogram};
 
 use super::admission::{Admission, Reserve};
-use super::commit::{Batch, Command, Committer, short, unreadable};
+use super::commit::{Batch, Command, Committer, short, untold};
 use super::damage::Damage;
 use super::index::Index;
 use super::journal::codec::Undecodable;
@@ -184,7 +184,7 @@ impl EmbeddedStore {
         let make_room = || room_maker(&reserve, &admission);
         let Surroundings { clock, entropy, sink, fatal, probes } = around;
         let Recovered { journal, index, last_event } = recover(dir, &limits, &*clock, &probes, make_room)?;
-        let known = Known::of(&index).map_err(|error| OpenFault::Disk(error.to_string()))?;
+        let by_heart = ByHeart::of(&index).map_err(|error| OpenFault::Disk(error.to_string()))?;
         let ((commands, inbox), (nudge, nudged)) = (unbounded(), bounded(1));
         let (segments, stopping) = (journal.segments(), Arc::new(AtomicBool::new(false)));
         admission.journal_grew(segments.total_bytes());
@@ -204,9 +204,9 @@ impl EmbeddedStore {
             idempotency_ms: limits.idempotency_ms,
             condemned: segments.first(),
             last_event,
-            sequences: known.sequences,
-            merchants: known.merchants,
-            endpoints: known.endpoints,
+            sequences: by_heart.sequences,
+            merchants: by_heart.merchants,
+            endpoints: by_heart.endpoints,
             batch: Batch::default(),
         };
         let indexer = Indexer {
@@ -258,16 +258,16 @@ impl EmbeddedStore {
 }
 
 /// What the journal thread knows by heart.
-struct Known {
+struct ByHeart {
     sequences: HashMap<MerchantId, u64>,
     merchants: HashSet<MerchantId>,
     endpoints: HashSet<EndpointId>,
 }
 
-impl Known {
-    fn of(index: &Index) -> Result<Known, StoreError> {
+impl ByHeart {
+    fn of(index: &Index) -> Result<ByHeart, StoreError> {
         let catalog = super::query::catalog(index)?;
-        Ok(Known {
+        Ok(ByHeart {
             sequences: super::query::sequences(index)?,
             merchants: catalog.merchants.iter().map(|m| m.id.clone()).collect(),
             endpoints: catalog.endpoints.iter().map(|e| e.id).collect(),
@@ -315,8 +315,7 @@ impl Store for EmbeddedStore {
             Ok(found) => found,
             Err(error) => {
                 self.admission.leave(bytes);
-                let refusal = if error.is_damage() { unreadable(&error) } else { Refusal::Stopped };
-                return Receipt::ready(Err(refusal));
+                return Receipt::ready(Err(untold(&error).unwrap_or(Refusal::Stopped)));
             }
         };
         let (answer, receipt) = Receipt::pending();

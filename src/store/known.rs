@@ -21,7 +21,7 @@ pub(super) struct Known {
     pub(super) sequence: u64,
 }
 
-/// A look for a producer's key that came at most `window_ms` before `now`.
+/// A look for a producer's key that came less than `window_ms` before `now`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyLook<'a> {
     pub(super) index: &'a Index,
@@ -55,10 +55,12 @@ impl KeyLook<'_> {
 
     fn read(&self, mut look: impl FnMut() -> Result<Vec<Location>, StoreError>) -> Result<Option<Known>, StoreError> {
         'look: for _ in 0..LOOKS_MAX {
-            for location in look()?.into_iter().filter(|location| self.segments.keeps(*location)) {
+            // What counts of segments dropped before the look was noted elsewhere before it. What is dropped later may not
+            // have been.
+            let kept_from = self.segments.first();
+            for location in look()?.into_iter().filter(|location| location.segment() >= kept_from) {
                 match self.read_at(location) {
                     Ok(None) => {}
-                    // Dropped after the look: what counts of it is kept elsewhere since.
                     Err(_) if !self.segments.keeps(location) => continue 'look,
                     known => return known,
                 }

@@ -103,6 +103,9 @@ pub enum Refusal {
     /// What came first with the event's idempotency key is damaged: whether it is the same cannot be told.
     #[error("what came first with this idempotency key cannot be read")]
     Unreadable,
+    /// What tells whether an idempotency key is known is damaged and being made anew.
+    #[error("the index of idempotency keys is being mended")]
+    Mending,
     /// The store is shutting down, or has failed.
     #[error("the store is shutting down")]
     Stopped,

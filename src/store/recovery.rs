@@ -88,14 +88,17 @@ fn replay(
     let last_event = EventId::from_u128(watermark.map_or(0, |w| w.last_event));
     let mut replayer = Replayer::new(first_present, last_event);
     if let Some(watermark) = watermark {
-        let noted = note_names(&index, journal_dir, first_present, Location(watermark.next));
+        let noted = note_names(&index, journal_dir, first_present, Location(watermark.next), true);
         noted.map_err(|error| OpenFault::Disk(error.to_string()))?;
     }
     let replay = |location: Location, record: &Record| {
         replayer.apply(&index, location, record).map_err(|error| error.to_string())?;
         // What one generation and the one before it may hold is written behind later, not before anything is served.
         if index.overlay().changes() >= limits.unindexed_max.saturating_mul(2) {
-            index.flush().map_err(|error| error.to_string())?;
+            index
+                .flush()
+                .and_then(|()| index.merge_names(first_present, &|| true))
+                .map_err(|error| error.to_string())?;
         }
         Ok(())
     };
@@ -110,17 +113,21 @@ fn replay(
     Ok(Recovered { journal, index: Arc::new(index), last_event })
 }
 
-/// Notes the names that stand in the journal before `upto` and are in no sheet.
+/// Notes the names that stand in the journal before `upto` and are in no sheet. Where the journal is not `whole`, they are
+/// not to outlive the process.
 pub(super) fn note_names(
     index: &Index,
     journal_dir: &Path,
     first_present: u32,
     upto: Location,
+    whole: bool,
 ) -> Result<(), StoreError> {
     let reading = |source| StoreError::Io { context: format!("reading {}", journal_dir.display()), source };
     let found = survey::segments(journal_dir).map_err(reading)?;
+    let whole = whole && found.windows(2).all(|pair| pair[0].number + 1 == pair[1].number);
     let born = found.into_iter().filter(|found| !found.is_unborn());
-    index.note_names(born.map(|found| (found.number, found.file)), first_present, upto)
+    index.note_names(born.map(|found| (found.number, found.file)), first_present, upto, whole)?;
+    index.merge_names(first_present, &|| true)
 }
 
 /// Applies records of the journal to the index, in order.

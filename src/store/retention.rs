@@ -1,4 +1,5 @@
-//! Dropping what is past its time, a whole segment at a time, after copying forward what still counts.
+//! Dropping what is past its time, a whole segment at a time, after copying forward what still counts; and keeping the
+//! sheets of names few and whole.
 //!
 //! Never drops a delivery that is owed, a configuration, a sequence, or a producer's key before its time. Never
 //! deletes a segment before the index is durable past everything that was copied out of it, nor one before an
@@ -104,14 +105,18 @@ impl Retention {
 
     /// Drops everything that is past its time now.
     pub(super) fn enforce(&mut self) -> Result<(), StoreError> {
-        loop {
+        let passed = loop {
             match self.pass() {
                 Ok(true) => {}
-                Ok(false) => return self.index.tidy_names(&self.segments),
+                Ok(false) => break self.index.drop_names(&self.segments),
                 Err(Interrupted::Stopping) => return Ok(()),
-                Err(Interrupted::Fault(error)) => return Err(error),
+                Err(Interrupted::Fault(error)) => break Err(error),
             }
-        }
+        };
+        // Also where nothing can be dropped.
+        let goes_on = || !self.stopping.load(Ordering::Acquire);
+        let tidied = self.index.tidy_names(&self.segments, &goes_on);
+        passed.and(if goes_on() { tidied } else { Ok(()) })
     }
 
     /// One pass. True where there may be more to drop.

@@ -135,7 +135,7 @@ pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits) -> Result<W
         next = Some(record.header.number + 1);
         let mut applied = replayer.apply(index, location, record);
         if index.overlay().changes() >= limits.unindexed_max {
-            applied = applied.and(index.flush());
+            applied = applied.and_then(|()| index.flush()).and_then(|()| index.merge_names(first_present, &|| true));
         }
         if let Err(error) = applied {
             let (at, segment) = (location.offset(), location.segment());
@@ -183,7 +183,7 @@ fn caught_up(dir: &Path, limits: &Limits, walked: &Walked) -> Result<Index, Unus
     }
     let journal = dir.join("journal");
     let reading = |source| StoreError::Io { context: format!("reading {}", journal.display()), source };
-    note_names(&index, &journal, walked.first_present, from)?;
+    note_names(&index, &journal, walked.first_present, from, walked.faults.is_empty())?;
     let mut replayer = Replayer::new(walked.first_present, EventId::from_u128(watermark.last_event));
     for segment in survey::segments(&journal).map_err(reading)? {
         if segment.number < from.segment() || segment.is_unborn() {

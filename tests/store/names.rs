@@ -142,7 +142,7 @@ fn a_sheet_that_rots_while_in_use_is_told_and_mended() {
     sheets(left.dir.path()).iter().for_each(|sheet| flip(sheet, 100));
     let store = left.open(left.dir.path());
     let again = store.accept(new_event(1)).wait();
-    assert_eq!(again, Err(Refusal::Unreadable), "it cannot be told whether it came before");
+    assert_eq!(again, Err(Refusal::Mending), "it cannot be told whether it came before");
     assert!(left.missing(&store) > 0);
     store.retain().expect("it can be mended");
     assert_eq!(left.missing(&store), 0);

@@ -216,5 +216,5 @@ pub(crate) fn mentions_of(location: Location, record: &Record) -> Result<Vec<Men
 }
 
 fn note(overlay: &mut Overlay, mentions: Vec<Mention>) {
-    mentions.into_iter().for_each(|mention| overlay.names.note(mention));
+    mentions.into_iter().for_each(|mention| overlay.note(mention));
 }

@@ -1,4 +1,5 @@
-//! The outbox and history index: sled under an overlay of what the journal has and sled has not yet.
+//! The outbox and history index: sled, and sheets of names beside it, under an overlay of what the journal has and they have
+//! not yet.
 //!
 //! Never the truth: it can be made anew from the journal at any time. Never blocks the journal thread on
 //! sled, except when the overlay is full.
@@ -133,14 +134,16 @@ impl Index {
     /// Writes what has gathered to sled and makes it durable, but for the watermark: the next call does that.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         let _flush = self.flushes.wait();
-        let (generation, mentions) = {
+        let (generation, sealing) = {
             let _gate = self.gate.write().expect("no panic while held");
             let mut overlay = self.overlay_mut();
             let rotated = overlay.rotate();
-            let mentions = rotated.as_ref().and_then(|g| self.names.begin_seal(&mut overlay.names, g.watermark.number));
+            let upto = rotated.as_ref().map(|generation| generation.watermark);
+            let names = &mut overlay.names;
+            let sealing = upto.and_then(|w| self.names.begin_seal(names, Location(w.next), w.number));
             drop(overlay);
             match rotated {
-                Some(generation) => (generation, mentions),
+                Some(generation) => (generation, sealing),
                 None if self.watermark_durable.load(Ordering::Acquire) => return Ok(()),
                 None => return self.sync(),
             }
@@ -172,15 +175,7 @@ impl Index {
         self.tree.apply([(key::WATERMARK.to_vec(), Some(value::encode(&generation.watermark)))])?;
         self.watermark_durable.store(false, Ordering::Release);
         self.overlay_mut().flushing = None;
-        if let Some(mentions) = mentions {
-            let written = self.names.write(&mentions, Location(generation.watermark.next), generation.watermark.number);
-            if let Err(error) = &written {
-                // They are in the journal: only more memory is needed until it can be done.
-                tracing::warn!(%error, "names cannot be written now: trying again");
-            }
-            Names::end_seal(&mut self.overlay_mut().names, written.is_ok());
-        }
-        Ok(())
+        self.write_sealing(sealing)
     }
 
     /// Writes what has gathered and makes it durable, the watermark included.

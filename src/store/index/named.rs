@@ -7,7 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::key::Run;
-use super::names::{Mention, Name, Names, Wanted};
+use super::names::{self, Mention, Name, Sealing, Wanted};
 use super::{Found, Index, apply};
 use crate::model::{EventId, EventType, Location, MerchantId, Timestamp};
 use crate::store::StoreError;
@@ -68,12 +68,7 @@ impl Index {
         digest: u128,
         since: Timestamp,
     ) -> Result<(Vec<Location>, u64), StoreError> {
-        let wanted = of_key(merchant, digest, since);
-        let (mut found, seals) = {
-            let names = &self.overlay().names;
-            (names.find(&wanted), names.seals())
-        };
-        self.names.find(&wanted, &mut found)?;
+        let (found, seals) = self.mentions_of(&of_key(merchant, digest, since))?;
         Ok((newest_first(&found), seals))
     }
 
@@ -92,6 +87,17 @@ impl Index {
             }
         }
         Ok(self.keyed(merchant, digest, since)?.0)
+    }
+
+    /// The first mentions that are wanted, of each source up to the limit, and how often any went to a sheet: all as of one
+    /// moment.
+    fn mentions_of(&self, wanted: &Wanted) -> Result<(Vec<Mention>, u64), StoreError> {
+        let (mut found, seals, sheets) = {
+            let loose = &self.overlay().names;
+            (loose.find(wanted), loose.seals(), self.names.sheets())
+        };
+        names::find(&sheets, wanted, &mut found)?;
+        Ok((found, seals))
     }
 
     /// The first `limit` events between `first` and `last` (both inclusive) of the runs that speak of a resource, in the
@@ -169,8 +175,7 @@ impl Index {
             let Look { first, last, descending } = *look;
             let name = Name::resource(merchant, event_type, resource);
             let wanted = Wanted { name, first, last, descending, limit: CHUNK };
-            let mut found = self.overlay().names.find(&wanted);
-            self.names.find(&wanted, &mut found)?;
+            let (mut found, _) = self.mentions_of(&wanted)?;
             found.sort_unstable();
             if descending {
                 found.reverse();
@@ -206,53 +211,71 @@ impl Index {
     }
 
     /// Notes the names that stand in the journal before `upto`, where the index covers it, and are in no sheet. The journal
-    /// begins with segment `first`.
+    /// begins with segment `first`. They go to sheets only where the journal is known to be `whole`: what is missing may come
+    /// back.
     pub(crate) fn note_names(
         &self,
         files: impl IntoIterator<Item = (u32, Arc<File>)>,
         first: u32,
         upto: Location,
+        whole: bool,
     ) -> Result<(), StoreError> {
-        let required = self.names.require(Location::at(first, 0));
-        required.map_err(|source| StoreError::Io { context: "removing sheets of names".into(), source })?;
+        self.names.require(Location::at(first, 0))?;
+        let mut begun = false;
         each_record(files, self.names.end()..upto, |location, record, end| {
+            if !begun {
+                self.names.sealed_to(record.header.number);
+                begun = true;
+            }
             let mentions = apply::mentions_of(location, record);
             let mentions = mentions.map_err(|error| StoreError::Corrupt(error.to_string()))?;
             mentions.into_iter().for_each(|mention| self.overlay_mut().names.note(mention));
-            self.seal(end, record.header.number + 1)
+            if whole { self.seal(end, record.header.number + 1) } else { Ok(()) }
         })
     }
 
-    fn seal(&self, to: Location, number: u64) -> Result<(), StoreError> {
-        let mentions = self.names.begin_seal(&mut self.overlay_mut().names, number);
-        let Some(mentions) = mentions else { return Ok(()) };
-        let written = self.names.write(&mentions, to, number);
-        Names::end_seal(&mut self.overlay_mut().names, written.is_ok());
-        written
+    /// Writes what is loose, where it is much: all mentions up to the record `number` at `to`.
+    pub(super) fn seal(&self, to: Location, number: u64) -> Result<(), StoreError> {
+        let sealing = self.names.begin_seal(&mut self.overlay_mut().names, to, number);
+        self.write_sealing(sealing)
     }
 
-    /// Removes the names of what stands before the first segment that is kept, makes the sheets anew that were found damaged,
-    /// and a few of many.
-    pub(crate) fn tidy_names(&self, segments: &Segments) -> Result<(), StoreError> {
-        let first = segments.first();
-        self.names.drop_before(first)?;
-        self.mend_names(segments)?;
-        loop {
-            match self.names.merge(first) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) if error.is_damage() => return self.mend_names(segments),
-                Err(error) => return Err(error),
-            }
-        }
+    pub(super) fn write_sealing(&self, sealing: Option<Arc<Sealing>>) -> Result<(), StoreError> {
+        let Some(sealing) = sealing else { return Ok(()) };
+        let written = self.names.write(&sealing);
+        self.names.end_seal(&mut self.overlay_mut().names, written)
     }
 
-    fn mend_names(&self, segments: &Segments) -> Result<(), StoreError> {
+    /// Makes one sheet of a few, again and again, where there are many. The journal is kept from segment `first`.
+    pub(crate) fn merge_names(&self, first: u32, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        while self.names.merge(first, goes_on)? {}
+        Ok(())
+    }
+
+    /// Removes the names of segments that are gone.
+    pub(crate) fn drop_names(&self, segments: &Segments) -> Result<(), StoreError> {
+        self.names.drop_before(segments.first())
+    }
+
+    /// Makes those sheets anew that were found damaged, and keeps them few.
+    pub(crate) fn tidy_names(&self, segments: &Segments, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        self.mend_names(segments, goes_on)?;
+        self.merge_names(segments.first(), goes_on).or_else(|error| match self.names.suspects()[..] {
+            [] => Err(error),
+            // Found by merging: it goes on the next time.
+            _ => self.mend_names(segments, goes_on),
+        })
+    }
+
+    fn mend_names(&self, segments: &Segments, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
         for stretch in self.names.suspects() {
             tracing::warn!("a sheet of names is damaged: it is made anew from the journal");
             let files = segments.all().into_iter().map(|segment| (segment.number, segment.file));
             self.names.make_anew(&stretch, |take| {
                 each_record(files, stretch.clone(), |location, record, end| {
+                    if !goes_on() {
+                        return Err(names::interrupted());
+                    }
                     let mentions = apply::mentions_of(location, record);
                     take(end, mentions.map_err(|error| StoreError::Corrupt(error.to_string()))?)
                 })
@@ -335,15 +358,8 @@ mod tests {
             drop(overlay);
             if nth % 1_500 == 1_499 {
                 index.flush().expect("written");
-                index
-                    .names
-                    .write(
-                        &index.names.begin_seal(&mut index.overlay_mut().names, u64::MAX).expect("many"),
-                        location,
-                        1,
-                    )
-                    .expect("written");
-                Names::end_seal(&mut index.overlay_mut().names, true);
+                let sealing = index.names.begin_seal(&mut index.overlay_mut().names, location, u64::MAX);
+                index.write_sealing(sealing).expect("written");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the journal holds and sled does not yet: net changes by generation, and the counts of what is owed.
+//! What the journal holds and sled does not yet: net changes by generation, names, and the counts of what is owed.
 //!
 //! A change that is made and undone within one generation never reaches sled. Never touches the disk.
 
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::key::{self, Run};
-use super::names::Loose;
+use super::names::{Loose, Mention};
 use super::posting::Entry;
 use super::value::{self, Waiting, Watermark};
 use crate::model::{EndpointId, EventId, Location, MerchantId};
@@ -88,6 +88,12 @@ impl Overlay {
     /// Changes in the growing generation.
     pub(crate) fn changes(&self) -> usize {
         self.active.changes
+    }
+
+    /// Notes where a record speaks of a name.
+    pub(crate) fn note(&mut self, mention: Mention) {
+        self.active.changes += 1;
+        self.names.note(mention);
     }
 
     /// Sets a place whose key may be known already.

@@ -1,5 +1,5 @@
-//! Looking at a journal directory without changing it: which segments there are, what their heads say, and
-//! where the next intact record stands behind a bad one.
+//! Looking at a journal directory without changing it: which segments there are, what their heads say, where the next
+//! intact record stands behind a bad one, and what can still be read of a stretch.
 //!
 //! Never decides whether what is missing or bad may be lost.
 
@@ -89,17 +89,20 @@ pub(crate) fn each_record(
                     each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
                 }
                 Scanned::Record(..) | Scanned::End => break,
+                Scanned::Bad if at >= u64::from(stretch.end.offset()) && number == stretch.end.segment() => break,
                 Scanned::Bad => {
                     let begin = u32::try_from(at).map_err(io::Error::other).map_err(reading)?;
                     let location = Location::at(number, begin);
-                    let without = without_payload(&file, at).filter(|_| location < stretch.end);
-                    let to = match without {
+                    let to = match without_payload(&file, at) {
                         Some(record) => {
                             let to = at + record.header.record_len() as u64;
                             each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
                             Some(to)
                         }
-                        None => next_intact(&file, at, None, |_| true).map_err(reading)?.map(|(to, _)| to),
+                        None => {
+                            tracing::warn!(segment = number, byte = at, "what stands there is damaged and passed over");
+                            next_intact(&file, at, None, |_| true).map_err(reading)?.map(|(to, _)| to)
+                        }
                     };
                     let Some(to) = to else { break };
                     let to = u32::try_from(to).map_err(io::Error::other).map_err(reading)?;

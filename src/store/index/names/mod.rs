@@ -33,12 +33,27 @@ const MERGED: usize = 8;
 /// A sheet never becomes longer by merging: about 1 GiB.
 const MERGED_MENTIONS_MAX: u64 = 1 << 25;
 
+/// How many times as many may be loose as go to a sheet, where none can be written.
+const LOOSE_TIMES_MAX: usize = 64;
+
+/// How many times as many go to a sheet that is made anew: it may be a long one.
+const ANEW_TIMES: usize = 8;
+
+/// Mentions on their way to a sheet: all that stand in the journal from where the sheets end up to the record `number` at
+/// `to`.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    mentions: Mentions,
+    to: Location,
+    number: u64,
+}
+
 /// Mentions that are not in a sheet yet.
 #[derive(Debug, Default)]
 pub(crate) struct Loose {
     open: Mentions,
-    /// Those that are being written to a sheet.
-    sealing: Option<Arc<Mentions>>,
+    /// Those that are being written, or could not be.
+    sealing: Option<Arc<Sealing>>,
     /// How often any went to a sheet.
     seals: u64,
 }
@@ -50,7 +65,7 @@ impl Loose {
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.open.len() + self.sealing.as_ref().map_or(0, |mentions| mentions.len())
+        self.open.len() + self.sealing.as_ref().map_or(0, |sealing| sealing.mentions.len())
     }
 
     /// Changes when mentions go to a sheet: as long as it does not, all that came since are here.
@@ -61,7 +76,8 @@ impl Loose {
     pub(crate) fn find(&self, wanted: &Wanted) -> Vec<Mention> {
         let mut found = Vec::new();
         let (low, high) = (wanted.low(), wanted.high());
-        for mentions in self.sealing.iter().map(Arc::as_ref).chain([&self.open]).filter(|_| low <= high) {
+        let sealing = self.sealing.iter().map(|sealing| &sealing.mentions);
+        for mentions in sealing.chain([&self.open]).filter(|_| low <= high) {
             let mut mine = Vec::new();
             wanted.take(mentions.range(low..=high).copied(), &mut mine);
             found.append(&mut mine);
@@ -70,8 +86,23 @@ impl Loose {
     }
 
     fn all(&self) -> Mentions {
-        self.sealing.iter().flat_map(|mentions| mentions.iter()).chain(&self.open).copied().collect()
+        self.sealing.iter().flat_map(|sealing| &sealing.mentions).chain(&self.open).copied().collect()
     }
+}
+
+/// Sheets as they were at one moment. Those that went meanwhile can be read all the same.
+pub(crate) type Sheets = Arc<Vec<Arc<Sheet>>>;
+
+/// Adds the first mentions that are wanted, of each sheet up to the limit.
+pub(crate) fn find(sheets: &Sheets, wanted: &Wanted, found: &mut Vec<Mention>) -> Result<(), StoreError> {
+    // All of them, also where one is damaged: then the others that are need not wait to be found so.
+    let looks: Vec<_> = sheets.iter().map(|sheet| sheet.find(wanted, found)).collect();
+    looks.into_iter().collect()
+}
+
+/// What a long work ends with that is not to go on.
+pub(crate) fn interrupted() -> StoreError {
+    StoreError::Index("the process is stopping".to_owned())
 }
 
 /// The sheets.
@@ -81,7 +112,7 @@ pub(crate) struct Names {
     /// Mentions that gather in memory before they go to a sheet.
     loose_max: usize,
     /// Oldest first, each from where the one before it ends.
-    sheets: RwLock<Arc<Vec<Arc<Sheet>>>>,
+    sheets: RwLock<Sheets>,
     /// Up to which record of the journal the sheets go, by number.
     sealed_number: Mutex<u64>,
 }
@@ -129,7 +160,7 @@ impl Names {
     }
 
     /// Removes every sheet where they do not begin at or before `first`: what is missing is noted anew.
-    pub(crate) fn require(&self, first: Location) -> io::Result<()> {
+    pub(crate) fn require(&self, first: Location) -> Result<(), StoreError> {
         if self.sheets().first().is_some_and(|sheet| sheet.from > first) {
             tracing::warn!("a sheet of names is missing: they are made anew from the journal");
             return self.remove(|_| true);
@@ -137,42 +168,51 @@ impl Names {
         Ok(())
     }
 
-    /// Takes what is loose to be written, where it is enough or where the journal went on far to the record `number`.
-    pub(crate) fn begin_seal(&self, loose: &mut Loose, number: u64) -> Option<Arc<Mentions>> {
+    /// The records from where the sheets end up to the one with this number are noted next.
+    pub(crate) fn sealed_to(&self, number: u64) {
+        *self.sealed_number.lock().expect("no panic while held") = number;
+    }
+
+    /// What is to be written to a sheet: what could not be before, or what is loose, which are all mentions in the journal up
+    /// to the record `number` at `to`; `None` where it is not enough.
+    pub(crate) fn begin_seal(&self, loose: &mut Loose, to: Location, number: u64) -> Option<Arc<Sealing>> {
+        if let Some(sealing) = &loose.sealing {
+            return Some(Arc::clone(sealing));
+        }
         let records = number.saturating_sub(*self.sealed_number.lock().expect("no panic while held"));
         if loose.open.len() < self.loose_max && records / RECORDS_PER_LOOSE < self.loose_max as u64 {
             return None;
         }
-        assert!(loose.sealing.is_none(), "one sheet at a time is written");
-        let mentions = Arc::new(std::mem::take(&mut loose.open));
-        loose.sealing = Some(Arc::clone(&mentions));
-        Some(mentions)
+        let sealing = Arc::new(Sealing { mentions: std::mem::take(&mut loose.open), to, number });
+        loose.sealing = Some(Arc::clone(&sealing));
+        Some(sealing)
     }
 
-    /// Writes what `begin_seal` gave. They are all that stand in the journal from where the sheets end up to the record
-    /// `number` at `to`.
-    pub(crate) fn write(&self, mentions: &Mentions, to: Location, number: u64) -> Result<(), StoreError> {
-        let sheet = Sheet::write(&self.dir, self.end(), to, mentions.iter().copied().map(Ok))?;
+    /// Writes what `begin_seal` gave. Readers find it here from now on.
+    pub(crate) fn write(&self, sealing: &Sealing) -> Result<(), StoreError> {
+        let sheet = Sheet::write(&self.dir, self.end(), sealing.to, sealing.mentions.iter().copied().map(Ok))?;
         self.change(|sheets| sheets.push(Arc::new(sheet)));
-        *self.sealed_number.lock().expect("no panic while held") = number;
+        self.sealed_to(sealing.number);
         Ok(())
     }
 
-    /// What was written is in the sheets and not loose any more; what could not be written is loose again.
-    pub(crate) fn end_seal(loose: &mut Loose, is_written: bool) {
-        let mentions = loose.sealing.take();
-        if is_written {
-            loose.seals += 1;
-        } else {
-            loose.open.extend(mentions.iter().flat_map(|mentions| mentions.iter()));
+    /// What was written is not loose any more. What was not stays so and is taken again: it is in the journal, and only more
+    /// memory is needed until it can be written, which is an error where that is much.
+    pub(crate) fn end_seal(&self, loose: &mut Loose, written: Result<(), StoreError>) -> Result<(), StoreError> {
+        match written {
+            Ok(()) => {
+                loose.sealing = None;
+                loose.seals += 1;
+            }
+            Err(error) if loose.len() > self.loose_max.saturating_mul(LOOSE_TIMES_MAX) => return Err(error),
+            Err(error) => tracing::warn!(%error, "names cannot be written now: trying again"),
         }
+        Ok(())
     }
 
-    /// Adds the first mentions that are wanted, of each sheet up to the limit.
-    pub(crate) fn find(&self, wanted: &Wanted, found: &mut Vec<Mention>) -> Result<(), StoreError> {
-        // All of them, also where one is damaged: then the others that are need not wait to be found so.
-        let looks: Vec<_> = self.sheets().iter().map(|sheet| sheet.find(wanted, found)).collect();
-        looks.into_iter().collect()
+    /// The sheets as they are now, for a look.
+    pub(crate) fn sheets(&self) -> Sheets {
+        Arc::clone(&self.sheets.read().expect("no panic while held"))
     }
 
     /// All mentions, ascending, each once; with them those that are loose.
@@ -180,21 +220,22 @@ impl Names {
         merged(&self.sheets(), loose.all())
     }
 
-    /// Makes one of some sheets, where there are many; leaves out what stands before segment `first`. Whether it did.
-    pub(crate) fn merge(&self, first: u32) -> Result<bool, StoreError> {
+    /// Makes one of some sheets, where there are many; leaves out what stands before segment `first`. Whether it did. Nothing
+    /// is changed where `goes_on` says no meanwhile.
+    pub(crate) fn merge(&self, first: u32, goes_on: &dyn Fn() -> bool) -> Result<bool, StoreError> {
         let sheets = self.sheets();
-        let lengths: Vec<u64> = sheets.iter().map(|sheet| sheet.mentions.max(1)).collect();
+        // The last one may go further than what the index has made durable: it would not count after a crash.
+        let settled = &sheets[..sheets.len().saturating_sub(1)];
+        let lengths: Vec<u64> = settled.iter().map(|sheet| sheet.mentions.max(1)).collect();
         let Some(range) = to_merge(&lengths) else { return Ok(false) };
         let parts = &sheets[range.clone()];
         let kept = merged(parts, Mentions::new())
-            .filter(|mention| mention.as_ref().map_or(true, |mention| mention.location().segment() >= first));
+            .filter(|mention| mention.as_ref().map_or(true, |mention| mention.location().segment() >= first))
+            .map(|mention| if goes_on() { mention } else { Err(interrupted()) });
         let sheet = Sheet::write(&self.dir, parts[0].from, parts[MERGED - 1].to, kept)?;
         // Others come at the end only, and go in this thread.
         self.change(|sheets| drop(sheets.splice(range, [Arc::new(sheet)])));
-        for part in parts {
-            part.remove().map_err(|source| self.failed("removing a sheet in", source))?;
-        }
-        Ok(true)
+        self.delete(parts).map(|()| true)
     }
 
     /// From where to where in the journal the sheets go of which a page was found damaged.
@@ -215,15 +256,18 @@ impl Names {
             made.push(Arc::new(Sheet::write(&self.dir, from, to, mentions.into_iter().map(Ok))?));
             Ok::<_, StoreError>(())
         };
-        each(&mut |end, mentions| {
+        let handed_over = each(&mut |end, mentions| {
             gathered.extend(mentions);
-            if gathered.len() >= self.loose_max && end < stretch.end {
+            if gathered.len() / ANEW_TIMES >= self.loose_max && end < stretch.end {
                 write(begun, end, std::mem::take(&mut gathered))?;
                 begun = end;
             }
             Ok(())
-        })?;
-        write(begun, stretch.end, gathered)?;
+        });
+        if let Err(error) = handed_over.and_then(|()| write(begun, stretch.end, gathered)) {
+            self.delete(&made)?;
+            return Err(error);
+        }
         let is_old = |sheet: &Arc<Sheet>| stretch.start <= sheet.from && sheet.to <= stretch.end;
         let sheets = self.sheets();
         let first = sheets.iter().position(is_old).unwrap_or(0);
@@ -231,23 +275,26 @@ impl Names {
         let gone = old.iter().filter(|old| !made.iter().any(|new| old.is_replaced_by(new)));
         let gone: Vec<Arc<Sheet>> = gone.cloned().collect();
         self.change(|sheets| drop(sheets.splice(first..first + old.len(), made)));
-        gone.iter().try_for_each(|sheet| sheet.remove()).map_err(|source| self.failed("removing a sheet in", source))
+        self.delete(&gone)
     }
 
     /// Removes the sheets of which everything stands before segment `first`.
     pub(crate) fn drop_before(&self, first: u32) -> Result<(), StoreError> {
-        let removed = self.remove(|sheet| sheet.to <= Location::at(first, 0));
-        removed.map_err(|source| self.failed("removing a sheet in", source))
+        self.remove(|sheet| sheet.to <= Location::at(first, 0))
     }
 
-    fn remove(&self, is_unwanted: impl Fn(&Sheet) -> bool) -> io::Result<()> {
+    fn remove(&self, is_unwanted: impl Fn(&Sheet) -> bool) -> Result<(), StoreError> {
         let before = self.sheets();
         self.change(|sheets| sheets.retain(|sheet| !is_unwanted(sheet)));
-        before.iter().filter(|sheet| is_unwanted(sheet)).try_for_each(|sheet| sheet.remove())
+        let gone = before.iter().filter(|sheet| is_unwanted(sheet));
+        self.delete(&gone.cloned().collect::<Vec<_>>())
     }
 
-    fn sheets(&self) -> Arc<Vec<Arc<Sheet>>> {
-        Arc::clone(&self.sheets.read().expect("no panic while held"))
+    /// Removes the files of sheets that are no longer among them: as many as can be.
+    fn delete(&self, gone: &[Arc<Sheet>]) -> Result<(), StoreError> {
+        let removed: Vec<io::Result<()>> = gone.iter().map(|sheet| sheet.remove()).collect();
+        let removed: io::Result<()> = removed.into_iter().collect();
+        removed.map_err(|source| self.failed("removing a sheet in", source))
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Sheet>>)) {

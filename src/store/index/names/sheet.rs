@@ -42,7 +42,7 @@ pub(super) const UNDONE: &str = ".undone";
 
 /// One sheet, open for reading.
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(crate) struct Sheet {
     path: PathBuf,
     file: File,
     pub(super) from: Location,
@@ -55,27 +55,33 @@ pub(super) struct Sheet {
 }
 
 impl Sheet {
-    /// Opens a sheet; `None` where it is not whole.
+    /// Opens a sheet; `None` where it is not whole, or cannot be read.
     pub(super) fn open(path: &Path) -> io::Result<Option<Sheet>> {
         let file = File::open(path)?;
-        let len = file.metadata()?.len();
+        let read = Sheet::read_end(&file);
+        Ok(read.ok().flatten().map(|(tail, firsts)| Sheet::of(path, file, &tail, &firsts)))
+    }
+
+    /// The tail and the firsts, where they are whole.
+    fn read_end(file: &File) -> io::Result<Option<(Tail, Vec<u8>)>> {
         let mut tail = [0; TAIL_LEN];
-        let Some(tail_at) = len.checked_sub(TAIL_LEN as u64) else { return Ok(None) };
+        let Some(tail_at) = file.metadata()?.len().checked_sub(TAIL_LEN as u64) else { return Ok(None) };
         file.read_exact_at(&mut tail, tail_at)?;
         let Some(tail) = Tail::decode(&tail) else { return Ok(None) };
         let pages = tail.mentions.div_ceil(PAGE_MENTIONS as u64);
         if pages.checked_mul((PAGE_LEN + 8) as u64) != Some(tail_at) {
             return Ok(None);
         }
-        let mut bytes = vec![0; usize::try_from(pages * 8).map_err(io::Error::other)?];
-        file.read_exact_at(&mut bytes, pages * PAGE_LEN as u64)?;
-        if crc32c::crc32c(&bytes) != tail.firsts_crc {
-            return Ok(None);
-        }
-        let firsts = bytes.chunks_exact(8).map(|first| u64::from_be_bytes(first.try_into().expect("eight bytes")));
-        let Tail { from, to, mentions, last_event, .. } = tail;
+        let mut firsts = vec![0; usize::try_from(pages * 8).map_err(io::Error::other)?];
+        file.read_exact_at(&mut firsts, pages * PAGE_LEN as u64)?;
+        Ok((crc32c::crc32c(&firsts) == tail.firsts_crc).then_some((tail, firsts)))
+    }
+
+    fn of(path: &Path, file: File, tail: &Tail, firsts: &[u8]) -> Sheet {
+        let firsts = firsts.chunks_exact(8).map(|first| u64::from_be_bytes(first.try_into().expect("eight bytes")));
+        let Tail { from, to, mentions, last_event, .. } = *tail;
         let (path, firsts, suspect) = (path.to_owned(), firsts.collect(), AtomicBool::new(false));
-        Ok(Some(Sheet { path, file, from, to, mentions, last_event, firsts, suspect }))
+        Sheet { path, file, from, to, mentions, last_event, firsts, suspect }
     }
 
     /// Writes a sheet of mentions, which are ascending, durably.
@@ -88,20 +94,26 @@ impl Sheet {
         let path = dir.join(format!("{:016x}-{:016x}{SUFFIX}", from.0, to.0));
         let undone = path.with_extension(&UNDONE[1..]);
         let failed = |source| StoreError::Io { context: format!("writing {}", path.display()), source };
-        let file = File::create(&undone).map_err(failed)?;
-        let mut writer = Writer { file, unsynced: 0, page: Vec::new(), firsts: Vec::new() };
-        let mut tail = Tail { from, to, mentions: 0, last_event: EventId::MIN, firsts_crc: 0 };
-        for mention in mentions {
-            let mention = mention?;
-            tail.mentions += 1;
-            tail.last_event = tail.last_event.max(mention.event());
-            writer.push(&mention).map_err(failed)?;
-        }
-        writer.finish(&mut tail).map_err(failed)?;
-        fs::rename(&undone, &path).map_err(failed)?;
-        sync_dir(dir).map_err(failed)?;
-        let sheet = Sheet::open(&path).map_err(failed)?;
-        sheet.ok_or_else(|| StoreError::Index(format!("{} is not what was written", path.display())))
+        let write = || {
+            let file =
+                File::options().read(true).write(true).create(true).truncate(true).open(&undone).map_err(failed)?;
+            let mut writer = Writer { file, unsynced: 0, page: Vec::new(), firsts: Vec::new() };
+            let mut tail = Tail { from, to, mentions: 0, last_event: EventId::MIN, firsts_crc: 0 };
+            for mention in mentions {
+                let mention = mention?;
+                tail.mentions += 1;
+                tail.last_event = tail.last_event.max(mention.event());
+                writer.push(&mention).map_err(failed)?;
+            }
+            writer.finish(&mut tail).map_err(failed)?;
+            fs::rename(&undone, &path).map_err(failed)?;
+            sync_dir(dir).map_err(failed)?;
+            Ok(Sheet::of(&path, writer.file, &tail, &writer.firsts))
+        };
+        write().inspect_err(|_| {
+            // What is half written takes up room that may be what is missing.
+            let _ = fs::remove_file(&undone);
+        })
     }
 
     /// Whether a page was found damaged.
@@ -132,7 +144,7 @@ impl Sheet {
         let mut mine = Vec::new();
         if wanted.descending {
             // The last page that begins at or before the highest.
-            let mut nth = self.split(begin, end, |page| page.first().is_some_and(|first| *first <= high))?;
+            let (_, mut nth) = self.split(begin, end, |page| page.first().is_some_and(|first| *first <= high))?;
             while nth > begin && mine.len() < wanted.limit {
                 nth -= 1;
                 let page = self.page(nth)?;
@@ -143,7 +155,7 @@ impl Sheet {
                 }
             }
         } else {
-            let mut nth = self.split(begin, end, |page| page.last().is_some_and(|last| *last < low))?;
+            let (mut nth, _) = self.split(begin, end, |page| page.last().is_some_and(|last| *last < low))?;
             while nth < end && mine.len() < wanted.limit {
                 let page = self.page(nth)?;
                 let is_last = page.last().is_none_or(|last| *last > high);
@@ -158,14 +170,21 @@ impl Sheet {
         Ok(())
     }
 
-    /// Of the pages from `begin` to `end`, the first that is not `before`, which holds for the first of them only.
-    fn split(&self, begin: usize, end: usize, before: impl Fn(&[Mention]) -> bool) -> Result<usize, StoreError> {
+    /// Of the pages from `begin` to `end`, of which the first ones are `before`: all before the first place are, and none from
+    /// the second one on.
+    fn split(
+        &self,
+        begin: usize,
+        end: usize,
+        before: impl Fn(&[Mention]) -> bool,
+    ) -> Result<(usize, usize), StoreError> {
         let (mut low, mut high) = (begin, end);
-        while low < high {
+        // Of a few pages each is read anyway.
+        while low + 2 < high {
             let middle = low.midpoint(high);
             if before(&self.page(middle)?) { low = middle + 1 } else { high = middle }
         }
-        Ok(low)
+        Ok((low, high))
     }
 
     /// Every mention, ascending.
@@ -186,7 +205,8 @@ impl Sheet {
         if read.is_err() || !is_whole {
             self.suspect.store(true, Ordering::Release);
             let path = self.path.display();
-            return Err(StoreError::Corrupt(format!("{path}: bytes {at} to {} are damaged", at + PAGE_LEN as u64)));
+            let to = at + PAGE_LEN as u64;
+            return Err(StoreError::Index(format!("{path}: bytes {at} to {to} are damaged; it is made anew soon")));
         }
         let mentions = bytes[PAGE_HEAD_LEN..].chunks_exact(MENTION_LEN).take(count);
         Ok(mentions.map(|bytes| Mention(bytes.try_into().expect("its length"))).collect())
@@ -270,14 +290,13 @@ impl Writer {
         Ok(())
     }
 
-    fn finish(mut self, tail: &mut Tail) -> io::Result<()> {
+    fn finish(&mut self, tail: &mut Tail) -> io::Result<()> {
         if !self.page.is_empty() {
             self.write_page()?;
         }
         tail.firsts_crc = crc32c::crc32c(&self.firsts);
-        let firsts = std::mem::take(&mut self.firsts);
-        self.write(&firsts)?;
-        self.write(&tail.encode())?;
+        self.file.write_all(&self.firsts)?;
+        self.file.write_all(&tail.encode())?;
         self.file.sync_all()
     }
 }

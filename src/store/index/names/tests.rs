@@ -131,27 +131,28 @@ fn what_is_loose_goes_to_a_sheet_and_is_found_all_the_while() {
     any(3, LOOSE_MAX as u64 + 5).into_iter().for_each(|mention| loose.note(mention));
     loose.note(mention(5, 5, 5));
     let wanted = Wanted { name: Name(5), first: EventId::MIN, last: EventId::MAX, descending: true, limit: ALL };
-    let find = |loose: &Loose| {
+    let look = |loose: &Loose| {
         let mut found = loose.find(&wanted);
-        names.find(&wanted, &mut found).expect("readable");
+        find(&names.sheets(), &wanted, &mut found).expect("readable");
         found
     };
-    assert_eq!(find(&loose), [mention(5, 5, 5)]);
-    let sealing = names.begin_seal(&mut loose, 1).expect("it is enough");
+    assert_eq!(look(&loose), [mention(5, 5, 5)]);
+    let sealing = names.begin_seal(&mut loose, Location(9), 7).expect("it is enough");
     loose.note(mention(5, 6, 6));
-    assert_eq!(find(&loose).len(), 2);
-    Names::end_seal(&mut loose, false);
-    assert_eq!((find(&loose).len(), loose.seals()), (2, 0), "nothing is forgotten where it cannot be written");
-    drop(sealing);
-    let sealing = names.begin_seal(&mut loose, 1).expect("it is enough");
-    names.write(&sealing, Location(9), 7).expect("written");
-    assert_eq!(find(&loose).len(), 2 * 2, "for a moment it is in both");
-    Names::end_seal(&mut loose, true);
-    assert_eq!((find(&loose).len(), loose.seals(), names.end()), (2, 1, Location(9)));
-    assert!(names.begin_seal(&mut loose, 7).is_none(), "there is nothing");
-    loose.note(mention(5, 7, 7));
-    assert!(names.begin_seal(&mut loose, 7).is_none(), "one is not enough");
-    assert!(names.begin_seal(&mut loose, 7 + 3_000).is_some(), "unless for long");
+    assert_eq!(look(&loose).len(), 2);
+    let full = || Err(StoreError::Index("as on a full disk".to_owned()));
+    names.end_seal(&mut loose, full()).expect("there is memory");
+    assert_eq!((look(&loose).len(), loose.seals()), (2, 0), "nothing is forgotten where it cannot be written");
+    let again = names.begin_seal(&mut loose, Location(99), 99).expect("it is taken again");
+    assert!(Arc::ptr_eq(&again, &sealing), "and nothing else");
+    names.write(&sealing).expect("written");
+    assert_eq!(look(&loose).len(), 3, "for a moment one is in both");
+    names.end_seal(&mut loose, Ok(())).expect("written");
+    assert_eq!((look(&loose).len(), loose.seals(), names.end()), (2, 1, Location(9)));
+    assert!(names.begin_seal(&mut loose, Location(10), 7).is_none(), "one is not enough");
+    assert!(names.begin_seal(&mut loose, Location(10), 7 + 3_000).is_some(), "unless for long");
+    any(4, LOOSE_MAX as u64 * 70).into_iter().for_each(|mention| loose.note(mention));
+    assert!(names.end_seal(&mut loose, full()).is_err(), "there is an end to it");
 }
 
 #[test]
@@ -191,10 +192,11 @@ fn merging_keeps_what_counts_and_dropping_takes_what_does_not() {
     for segment in 1..=40 {
         let mentions: Mentions = (0..10).map(|n| mention(n * 7 % 5, n, at(segment).0)).collect();
         kept.extend(mentions.iter().filter(|mention| mention.location().segment() >= 3));
-        names.write(&mentions, Location::at(segment + 1, 0), u64::from(segment)).expect("written");
-        while names.merge(3).expect("merged") {}
+        let (to, number) = (Location::at(segment + 1, 0), u64::from(segment));
+        names.write(&Sealing { mentions, to, number }).expect("written");
+        while names.merge(3, &|| true).expect("merged") {}
     }
-    assert!(spans(&names).len() <= 12, "{:?}", spans(&names));
+    assert!(spans(&names).len() <= 13, "{:?}", spans(&names));
     let count = |from| content(&names).iter().filter(|mention| mention.location().segment() >= from).count();
     assert_eq!(content(&names), Vec::from_iter(kept));
     names.drop_before(38).expect("removed");
