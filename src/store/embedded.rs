@@ -78,7 +78,7 @@ impl Default for Limits {
             settle_delay_ms: 50,
             index_flush_ms: 1_000,
             unindexed_max: 100_000,
-            loose_names_max: 1 << 15,
+            loose_names_max: 1 << 14,
             index_cache_bytes: 64 << 20,
             retention_age_ms: 30 * DAY_MS,
             retention_bytes_max: 20 << 30,
