@@ -97,7 +97,7 @@ impl Bound {
 
 /// Takes as many open files as the host allows at most. The usual 1024 to begin with is less than the connections
 /// that the limits of the configuration let in, and without a file the journal cannot go on either.
-fn allow_files(files_max: u64) {
+pub(super) fn allow_files(files_max: u64) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })

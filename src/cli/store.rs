@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::serve::allow_files;
 use super::{ConfigOptions, EXIT_CONFIG, EXIT_DISK, build, fail, print};
 use crate::clock::SystemClock;
 use crate::engine::StoreLimits;
@@ -55,6 +56,8 @@ pub fn store(request: &StoreRequest) -> ExitCode {
     if !dir.join("journal").is_dir() {
         return fail(EXIT_CONFIG, format_args!("{} is not a data directory: it holds no journal", dir.display()));
     }
+    // Every file of the journal is held open, and twice to verify it.
+    allow_files(0);
     match &request.action {
         StoreAction::Verify(_) => verified(dir, &limits),
         StoreAction::Rebuild { accept_loss, .. } => match rebuild(dir, &limits, &SystemClock, *accept_loss) {
