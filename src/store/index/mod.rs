@@ -497,3 +497,38 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     *last += 1;
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EndpointId, Timestamp};
+
+    #[test]
+    fn a_block_that_is_split_while_it_is_read_gives_nothing_twice() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (index, _) = Index::open(dir.path(), &Limits::default()).expect("a fresh index opens");
+        let run = Run {
+            merchant: "acme".parse().expect("a name"),
+            event_type: EventType::CardState,
+            status: Status::Delivered,
+        };
+        let write = |ids: &mut dyn Iterator<Item = u64>| {
+            for n in ids {
+                let (endpoint, when) = (Some(EndpointId(1)), Timestamp::from_ms(1));
+                let entry = Entry { location: Location(n), last_attempt: None, endpoint, when };
+                index.overlay_mut().post(run.clone(), EventId::from_u128(n.into()), entry, false);
+            }
+            index.flush().expect("written");
+        };
+        write(&mut (0..200).map(|n| n * 10));
+        let mut fault = None;
+        let mut read = index.indexed(&run, EventId::MIN, EventId::MAX, false, &mut fault).expect("readable");
+        let mut seen = vec![read.next().expect("the first").0];
+        write(&mut (0..400).map(|n| n * 5 + 1));
+        seen.extend(read.map(|(id, _)| id));
+        let old = seen.iter().filter(|id| id.as_u128().is_multiple_of(10)).count();
+        assert!(seen.is_sorted() && old == 200, "each once, in order: {}", seen.len());
+        seen.dedup();
+        assert_eq!(seen.iter().filter(|id| id.as_u128().is_multiple_of(10)).count(), 200);
+    }
+}
