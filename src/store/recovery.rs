@@ -95,10 +95,8 @@ fn replay(
         replayer.apply(&index, location, record).map_err(|error| error.to_string())?;
         // What one generation and the one before it may hold is written behind later, not before anything is served.
         if index.overlay().changes() >= limits.unindexed_max.saturating_mul(2) {
-            index
-                .flush()
-                .and_then(|()| index.merge_names(first_present, &|| true))
-                .map_err(|error| error.to_string())?;
+            index.flush().map_err(|error| error.to_string())?;
+            index.keep_names_few(first_present);
         }
         Ok(())
     };
@@ -127,7 +125,8 @@ pub(super) fn note_names(
     let whole = whole && found.windows(2).all(|pair| pair[0].number + 1 == pair[1].number);
     let born = found.into_iter().filter(|found| !found.is_unborn());
     index.note_names(born.map(|found| (found.number, found.file)), first_present, upto, whole)?;
-    index.merge_names(first_present, &|| true)
+    index.keep_names_few(first_present);
+    Ok(())
 }
 
 /// Applies records of the journal to the index, in order.

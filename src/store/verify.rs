@@ -135,7 +135,8 @@ pub(super) fn replay_all(dir: &Path, index: &Index, limits: &Limits) -> Result<W
         next = Some(record.header.number + 1);
         let mut applied = replayer.apply(index, location, record);
         if index.overlay().changes() >= limits.unindexed_max {
-            applied = applied.and_then(|()| index.flush()).and_then(|()| index.merge_names(first_present, &|| true));
+            applied = applied.and_then(|()| index.flush());
+            index.keep_names_few(first_present);
         }
         if let Err(error) = applied {
             let (at, segment) = (location.offset(), location.segment());

@@ -246,8 +246,15 @@ impl Index {
         self.names.end_seal(&mut self.overlay_mut().names, written)
     }
 
-    /// Makes one sheet of a few, again and again, where there are many. The journal is kept from segment `first`.
-    pub(crate) fn merge_names(&self, first: u32, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+    /// Makes one sheet of a few, again and again, where there are many, before anything is served. The journal is kept from
+    /// segment `first`. Where it cannot be done now, as with a damaged one, it is done while serving.
+    pub(crate) fn keep_names_few(&self, first: u32) {
+        if let Err(error) = self.merge_names(first, &|| true) {
+            tracing::warn!(%error, "sheets of names stay many for now");
+        }
+    }
+
+    fn merge_names(&self, first: u32, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
         while self.names.merge(first, goes_on)? {}
         Ok(())
     }
