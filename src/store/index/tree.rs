@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::store::StoreError;
 
@@ -21,6 +22,13 @@ const CACHE_SIZE_FACTOR: u64 = 2;
 
 /// sled moves greater values to files that it never syncs.
 const VALUE_LEN_MAX: usize = 64 << 10;
+
+/// What sled says of a file that is still open.
+const IN_USE: &str = "could not acquire lock";
+
+/// How often and after which pause such a file is tried again: for 10 s.
+const LOAD_TRIES_MAX: u32 = 1_000;
+const LOAD_PAUSE: Duration = Duration::from_millis(10);
 
 /// Bytes of a value for which one look is taken at its page.
 const LOOK_BYTES: usize = 1 << 10;
@@ -247,8 +255,21 @@ impl DoubleEndedIterator for Range {
     }
 }
 
-/// Opens sled. It panics on a damaged file; a thread of its own turns that into an error.
+/// Opens sled. What closed it a moment ago may not have let go of its file yet: a thread of sled's ends when it likes. That
+/// nobody else has the directory is certain before.
 fn load(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree), StoreError> {
+    let mut tries = 1;
+    loop {
+        match load_once(dir, cache_bytes) {
+            Err(StoreError::Index(text)) if text.contains(IN_USE) && tries < LOAD_TRIES_MAX => tries += 1,
+            opened => return opened,
+        }
+        std::thread::sleep(LOAD_PAUSE);
+    }
+}
+
+/// It panics on a damaged file; a thread of its own turns that into an error.
+fn load_once(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree), StoreError> {
     let path = dir.to_owned();
     let opened = std::thread::Builder::new()
         .name("index-open".into())
@@ -328,6 +349,17 @@ mod tests {
         assert!(Tree::open(dir.path(), 1 << 20).is_err());
         set_aside(dir.path()).expect("it can be moved");
         assert!(Tree::open(dir.path(), 1 << 20).is_ok(), "a fresh one takes its place");
+    }
+
+    #[test]
+    fn what_still_has_the_file_is_waited_for() {
+        let (dir, tree) = tree();
+        let path = dir.path().to_owned();
+        let opening = std::thread::spawn(move || Tree::open(&path, 1 << 20).map(drop));
+        // Longer than it takes to find the file in use, shorter than is waited.
+        std::thread::sleep(LOAD_PAUSE * 20);
+        drop(tree);
+        opening.join().expect("no panic").expect("it opens once the file is let go");
     }
 
     #[test]
