@@ -58,10 +58,12 @@ fn a_delivery_has_exactly_these_headers() {
 #[test]
 fn deliveries_follow_each_other_on_one_connection() {
     let (appliance, receiver) = (Appliance::start(&[]), Receiver::start());
-    let merchant = appliance.merchant_at("acme", &receiver);
+    let mut merchant = appliance.merchant_at("acme", &receiver);
     for n in 0..10 {
-        appliance.submit(&merchant, "card_state", &json!({ "n": n }));
+        let id = appliance.submit(&merchant, "card_state", &json!({ "n": n }));
         assert_eq!(receiver.nth(n).connection, 0, "delivery {n}");
+        // A connection is free for the next one once its answer has been read.
+        merchant.wait_for_status(&id, "delivered");
     }
 }
 
