@@ -13,6 +13,11 @@ use crate::model::{Location, MerchantId, Timestamp};
 /// How often a look that met a change in between is taken again.
 const LOOKS_MAX: usize = 8;
 
+/// Whether a producer's key that came at `at` is still known at `now`, by a window of so many milliseconds.
+pub(super) fn is_within(at: i64, now: Timestamp, window_ms: u64) -> bool {
+    now.since_ms(Timestamp::from_ms(at)) < window_ms
+}
+
 /// The event that came first with a producer's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
@@ -89,7 +94,6 @@ impl KeyLook<'_> {
     }
 
     fn is_it(&self, merchant: &str, key: u128, at: i64) -> bool {
-        let is_known = self.now.since_ms(Timestamp::from_ms(at)) < self.window_ms;
-        is_known && key == self.digest && merchant == self.merchant.as_str()
+        is_within(at, self.now, self.window_ms) && key == self.digest && merchant == self.merchant.as_str()
     }
 }

@@ -124,9 +124,7 @@ pub(super) fn note_names(
     let found = survey::segments(journal_dir).map_err(reading)?;
     let whole = whole && found.windows(2).all(|pair| pair[0].number + 1 == pair[1].number);
     let born = found.into_iter().filter(|found| !found.is_unborn());
-    index.note_names(born.map(|found| (found.number, found.file)), first_present, upto, whole)?;
-    index.keep_names_few(first_present);
-    Ok(())
+    index.note_names(born.map(|found| (found.number, found.file)), first_present, upto, whole)
 }
 
 /// Applies records of the journal to the index, in order.

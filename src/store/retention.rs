@@ -23,6 +23,7 @@ use super::journal::carried::{KeptV1, KnownKeyV1};
 use super::journal::codec::{self, AcceptedV1, ChangeV1};
 use super::journal::segment::{HEAD_LEN, Scanned, Scanner, Segment};
 use super::journal::{Kind, Record, Segments};
+use super::known::is_within;
 use super::{Answer, Receipt, Refusal, StoreError};
 use crate::clock::Clock;
 use crate::model::{EventId, EventType, Location, MerchantId, Timestamp};
@@ -258,7 +259,7 @@ impl Retention {
         sequences: &mut BTreeMap<String, u64>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let is_known = |at: i64| now.since_ms(Timestamp::from_ms(at)) < self.limits.idempotency_ms;
+        let is_known = |at: i64| is_within(at, now, self.limits.idempotency_ms);
         match record.header.kind {
             Kind::Accepted | Kind::Carried => {
                 let accepted = accepted_of(record.header.kind, &record.meta)?;

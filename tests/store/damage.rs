@@ -16,7 +16,7 @@ use posthaste::store::rebuild::rebuild;
 use posthaste::store::verify::{Findings, verify};
 use posthaste::store::{Acceptance, Change, HistoryQuery, NewEvent, Store};
 
-use crate::disk::{copy, open, scratch, small};
+use crate::disk::{copied, open, scratch, small};
 use crate::samples::{ACME, GLOBEX, delivered, endpoint, event, everything, merchant, name, retried, unrouted};
 use crate::subject::{BEGINNING, FIRST_KEY, NoticeLog, TestClock, TestEntropy};
 
@@ -76,9 +76,7 @@ fn left_behind() -> Left {
 
 impl Left {
     fn copy(&self) -> tempfile::TempDir {
-        let target = scratch();
-        copy(self.dir.path(), target.path());
-        target
+        copied(self.dir.path())
     }
 
     pub(crate) fn verify(&self, dir: &Path) -> Findings {
@@ -123,9 +121,14 @@ pub(crate) fn all_owed(store: &EmbeddedStore, endpoint: EndpointId, from: DueKey
 }
 
 pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir.join("journal")).expect("a journal");
+    files(&dir.join("journal"), "seg")
+}
+
+/// The files in a directory with such an ending, in order.
+pub(crate) fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("a directory");
     let mut found: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    found.retain(|path| path.extension().is_some_and(|extension| extension == ending));
     found.sort();
     found
 }

@@ -109,14 +109,17 @@ pub(crate) fn scratch() -> tempfile::TempDir {
     in_memory.expect("a temporary directory")
 }
 
+/// A copy of a directory.
+pub(crate) fn copied(dir: &Path) -> tempfile::TempDir {
+    let target = scratch();
+    copy(dir, target.path());
+    target
+}
+
 /// A copy of a directory as it was at one moment: one that a second copy finds unchanged.
 fn still(dir: &Path) -> tempfile::TempDir {
     loop {
-        let [first, second] = [(); 2].map(|()| {
-            let left = scratch();
-            copy(dir, left.path());
-            left
-        });
+        let [first, second] = [(); 2].map(|()| copied(dir));
         if contents(first.path()) == contents(second.path()) {
             return first;
         }

@@ -11,7 +11,8 @@ use posthaste::model::{EventId, EventType};
 use posthaste::store::embedded::{EmbeddedStore, Limits};
 use posthaste::store::{Acceptance, Change, HistoryQuery, NewEvent, Refusal, Store};
 
-use crate::disk::{copy, open, scratch, small};
+use crate::damage::{change_bytes, files, segments};
+use crate::disk::{copied, open, scratch, small};
 use crate::samples::{ACME, endpoint, event, everything, keyed, merchant};
 use crate::subject::{NoticeLog, TestClock};
 
@@ -65,12 +66,6 @@ fn left_behind() -> Left {
 }
 
 impl Left {
-    fn copy(&self) -> tempfile::TempDir {
-        let target = scratch();
-        copy(self.dir.path(), target.path());
-        target
-    }
-
     fn open(&self, dir: &Path) -> EmbeddedStore {
         open(dir, &limits(), &Arc::new(NoticeLog::default()), &self.clock, 4)
     }
@@ -95,17 +90,11 @@ impl Left {
 }
 
 fn sheets(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir.join("index/names")) else { return Vec::new() };
-    let mut found: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "names"));
-    found.sort();
-    found
+    files(&dir.join("index/names"), "names")
 }
 
 fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).expect("readable");
-    bytes[at] ^= 1;
-    fs::write(path, bytes).expect("it is ours");
+    change_bytes(path, |bytes| bytes[at] ^= 1);
 }
 
 #[test]
@@ -118,15 +107,13 @@ fn names_survive_whatever_becomes_of_their_sheets_between_two_lives() {
         ("the last is gone", |sheets| fs::remove_file(sheets.last().expect("some")).expect("removed")),
         ("all are gone", |sheets| sheets.iter().for_each(|sheet| fs::remove_file(sheet).expect("removed"))),
         ("their directory is gone", |sheets| fs::remove_dir_all(sheets[0].parent().expect("one")).expect("removed")),
-        ("one is cut short", |sheets| {
-            fs::File::options().write(true).open(&sheets[1]).and_then(|file| file.set_len(4_100)).expect("cut");
-        }),
+        ("one is cut short", |sheets| change_bytes(&sheets[1], |bytes| bytes.truncate(4_100))),
         ("the end of one is another", |sheets| {
             flip(&sheets[1], fs::read(&sheets[1]).expect("readable").len() - 40);
         }),
     ];
     for (what, inflict) in damage {
-        let copy = left.copy();
+        let copy = copied(left.dir.path());
         inflict(&sheets(copy.path()));
         for life in 1..3 {
             let store = left.open(copy.path());
@@ -152,11 +139,21 @@ fn a_sheet_that_rots_while_in_use_is_told_and_mended() {
 }
 
 #[test]
+fn a_start_that_reads_much_again_goes_on_beside_a_sheet_that_rots() {
+    let left = left_behind();
+    let sheets = sheets(left.dir.path());
+    flip(&sheets[0], 100);
+    sheets[1..].iter().for_each(|sheet| fs::remove_file(sheet).expect("removed"));
+    let store = left.open(left.dir.path());
+    assert!(left.missing(&store) > 0, "so it was not made anew yet");
+    store.retain().expect("it can be mended");
+    assert_eq!(left.missing(&store), 0);
+}
+
+#[test]
 fn a_key_whose_first_event_is_damaged_is_neither_a_duplicate_nor_new() {
     let left = left_behind();
-    let journal = left.dir.path().join("journal");
-    let mut files: Vec<PathBuf> = fs::read_dir(journal).expect("there").map(|e| e.expect("readable").path()).collect();
-    files.sort();
+    let files = segments(left.dir.path());
     let bytes = fs::read(&files[0]).expect("readable");
     let text = b"resource-3-";
     let at = bytes.windows(text.len()).position(|part| part == text).expect("it stands in the first segment");

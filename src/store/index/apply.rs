@@ -19,7 +19,7 @@ pub(crate) fn accepted(overlay: &mut Overlay, location: Location, meta: &Accepte
     let id = EventId::from_u128(meta.id);
     let merchant = meta.merchant()?;
     overlay.put(key::sequence(&merchant), value::encode(&meta.sequence));
-    note(overlay, mentions(location, meta)?);
+    note(overlay, mentions(location, meta, true)?);
     let run = Run {
         merchant: merchant.clone(),
         event_type: meta.event_type()?,
@@ -181,10 +181,10 @@ pub(crate) fn changes_of(bodies: Vec<ChangeV1>) -> Result<Vec<Change>, Undecodab
     bodies.into_iter().map(ChangeV1::into_change).collect()
 }
 
-/// The names of which a record of an event speaks.
-fn mentions(location: Location, meta: &AcceptedV1) -> Result<Vec<Mention>, Undecodable> {
+/// The names of which a record of an event speaks, of a producer's key where that is `keyed`.
+fn mentions(location: Location, meta: &AcceptedV1, keyed: bool) -> Result<Vec<Mention>, Undecodable> {
     let (merchant, id) = (meta.merchant()?, EventId::from_u128(meta.id));
-    let key = meta.idempotency.map(|(digest, _)| Name::key(&merchant, digest));
+    let key = meta.idempotency.filter(|_| keyed).map(|(digest, _)| Name::key(&merchant, digest));
     let resource = match resource_hash(meta.resource_id.as_deref()) {
         0 => None,
         hash => Some(Name::resource(&merchant, meta.event_type()?, hash)),
@@ -194,7 +194,7 @@ fn mentions(location: Location, meta: &AcceptedV1) -> Result<Vec<Mention>, Undec
 
 /// A copy does not say its producer's key again: where that counts, it is kept by itself.
 fn carried_mentions(location: Location, meta: &CarriedV1) -> Result<Vec<Mention>, Undecodable> {
-    mentions(location, &AcceptedV1 { idempotency: None, ..meta.accepted.clone() })
+    mentions(location, &meta.accepted, false)
 }
 
 fn kept_mentions(location: Location, meta: &KeptV1) -> Result<Vec<Mention>, Undecodable> {
@@ -208,7 +208,7 @@ fn kept_mentions(location: Location, meta: &KeptV1) -> Result<Vec<Mention>, Unde
 /// The names of which a record speaks.
 pub(crate) fn mentions_of(location: Location, record: &Record) -> Result<Vec<Mention>, Undecodable> {
     match record.header.kind {
-        Kind::Accepted => mentions(location, &codec::decode(&record.meta)?),
+        Kind::Accepted => mentions(location, &codec::decode(&record.meta)?, true),
         Kind::Carried => carried_mentions(location, &codec::decode(&record.meta)?),
         Kind::Kept => kept_mentions(location, &codec::decode(&record.payload)?),
         _ => Ok(Vec::new()),

@@ -70,11 +70,10 @@ impl Index {
             Ok(found) => found.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(error)],
         });
-        let kept = self
-            .mentions()
-            .filter(move |mention| mention.as_ref().map_or(true, |mention| mention.location().segment() >= first_kept));
-        let named = kept
-            .map(|mention| Ok((Place { key: [&[NAMES], mention?.bytes()].concat(), id: None }, (Vec::new(), None))));
+        let named = self.mentions(first_kept).map(|mention| {
+            let key = [&[NAMES], mention?.bytes()].concat();
+            Ok((Place { key, id: None }, (Vec::new(), None)))
+        });
         pairs.chain(named)
     }
 }

@@ -8,6 +8,8 @@ pub(crate) mod apply;
 mod audit;
 mod compare;
 mod cut;
+#[cfg(test)]
+mod dice;
 pub(crate) mod key;
 mod layered;
 mod line;

@@ -11,6 +11,7 @@ use super::names::{self, Mention, Name, Sealing, Wanted};
 use super::{Found, Index, apply};
 use crate::model::{EventId, EventType, Location, MerchantId, Timestamp};
 use crate::store::StoreError;
+use crate::store::embedded::index_fault;
 use crate::store::journal::Segments;
 use crate::store::journal::survey::each_record;
 
@@ -227,15 +228,19 @@ impl Index {
                 self.names.sealed_to(record.header.number);
                 begun = true;
             }
-            let mentions = apply::mentions_of(location, record);
-            let mentions = mentions.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            let mentions = apply::mentions_of(location, record).map_err(index_fault)?;
             mentions.into_iter().for_each(|mention| self.overlay_mut().names.note(mention));
-            if whole { self.seal(end, record.header.number + 1) } else { Ok(()) }
+            if !whole {
+                return Ok(());
+            }
+            self.seal(end, record.header.number + 1)?;
+            self.keep_names_few(first);
+            Ok(())
         })
     }
 
     /// Writes what is loose, where it is much: all mentions up to the record `number` at `to`.
-    pub(super) fn seal(&self, to: Location, number: u64) -> Result<(), StoreError> {
+    fn seal(&self, to: Location, number: u64) -> Result<(), StoreError> {
         let sealing = self.names.begin_seal(&mut self.overlay_mut().names, to, number);
         self.write_sealing(sealing)
     }
@@ -246,10 +251,12 @@ impl Index {
         self.names.end_seal(&mut self.overlay_mut().names, written)
     }
 
-    /// Makes one sheet of a few, again and again, where there are many, before anything is served. The journal is kept from
-    /// segment `first`. Where it cannot be done now, as with a damaged one, it is done while serving.
+    /// Makes one sheet of a few where so much of the journal is read at once that many were written, before anything is served.
+    /// The journal is kept from segment `first`. Where it cannot be done now, as with a damaged one, it is done while serving.
     pub(crate) fn keep_names_few(&self, first: u32) {
-        if let Err(error) = self.merge_names(first, &|| true) {
+        if self.names.are_more()
+            && let Err(error) = self.merge_names(first, &|| true)
+        {
             tracing::warn!(%error, "sheets of names stay many for now");
         }
     }
@@ -275,25 +282,24 @@ impl Index {
     }
 
     fn mend_names(&self, segments: &Segments, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
-        for stretch in self.names.suspects() {
+        for suspect in self.names.suspects() {
             tracing::warn!("a sheet of names is damaged: it is made anew from the journal");
             let files = segments.all().into_iter().map(|segment| (segment.number, segment.file));
-            self.names.make_anew(&stretch, |take| {
-                each_record(files, stretch.clone(), |location, record, end| {
+            self.names.make_anew(&suspect, |stretch, take| {
+                each_record(files, stretch, |location, record, end| {
                     if !goes_on() {
                         return Err(names::interrupted());
                     }
-                    let mentions = apply::mentions_of(location, record);
-                    take(end, mentions.map_err(|error| StoreError::Corrupt(error.to_string()))?)
+                    take(end, apply::mentions_of(location, record).map_err(index_fault)?)
                 })
             })?;
         }
         Ok(())
     }
 
-    /// All that records speak of, in order.
-    pub(super) fn mentions(&self) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
-        self.names.all(&self.overlay().names)
+    /// All that records from segment `first` on speak of, in order.
+    pub(super) fn mentions(&self, first: u32) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
+        self.names.all(&self.overlay().names, first)
     }
 }
 
@@ -316,6 +322,7 @@ mod tests {
     use super::*;
     use crate::model::{EndpointId, Status};
     use crate::store::embedded::Limits;
+    use crate::store::index::dice::Dice;
     use crate::store::index::{Entry, value::Watermark};
 
     const EVENTS: u64 = 4_000;
@@ -326,24 +333,18 @@ mod tests {
         resource: u64,
     }
 
-    /// Chance by seed.
-    fn below(state: &mut u64, end: u64) -> u64 {
-        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (*state >> 33) % end
-    }
-
     /// Half of the events of one resource, the others of one of hundreds; delivered, but for a stretch that is not.
     fn lines(seed: u64) -> Vec<Line> {
-        let mut state = seed;
+        let mut dice = Dice(seed);
         let line = |n: u64| {
-            let resource = if below(&mut state, 2) == 0 { 1 } else { 2 + below(&mut state, 300) };
-            let status = match (n, below(&mut state, 500)) {
+            let resource = if dice.below(2) == 0 { 1 } else { 2 + dice.below(300) };
+            let status = match (n, dice.below(500)) {
                 (1_000..1_200, _) => Status::Retrying,
                 (_, 0) => Status::Failed,
                 _ if resource == 1 && n < 3_000 => Status::Delivered,
-                _ => Status::ALL[usize::try_from(below(&mut state, 3)).expect("small")],
+                _ => Status::ALL[usize::try_from(dice.below(3)).expect("small")],
             };
-            let event_type = EventType::ALL[usize::try_from(below(&mut state, 2)).expect("small")];
+            let event_type = EventType::ALL[usize::try_from(dice.below(2)).expect("small")];
             let run = Run { merchant: "acme".parse().expect("a name"), event_type, status };
             Line { id: EventId::from_u128(u128::from(n) * 3 + 1), run, resource }
         };
@@ -378,24 +379,24 @@ mod tests {
             let (index, _) = Index::open(dir.path(), &Limits::default()).expect("a fresh index opens");
             let lines = lines(seed);
             fill(&index, &lines);
-            let mut state = seed + 10;
+            let mut dice = Dice(seed + 10);
             for round in 0..150 {
-                let types = &EventType::ALL[..usize::try_from(1 + below(&mut state, 4)).expect("small")];
-                let from = usize::try_from(below(&mut state, Status::ALL.len() as u64)).expect("small");
+                let types = &EventType::ALL[..usize::try_from(1 + dice.below(4)).expect("small")];
+                let from = usize::try_from(dice.below(Status::ALL.len() as u64)).expect("small");
                 let statuses = if round % 3 == 0 { &Status::ALL[..] } else { &Status::ALL[from..=from] };
                 let run =
                     |event_type: EventType, status| Run { merchant: lines[0].run.merchant.clone(), event_type, status };
                 let runs = types.iter().flat_map(|kind| statuses.iter().map(|status| run(*kind, *status)));
                 let mut runs: Vec<Run> = runs.collect();
                 runs.sort_unstable();
-                let resource = if round % 2 == 0 { 1 } else { 2 + below(&mut state, 310) };
+                let resource = if round % 2 == 0 { 1 } else { 2 + dice.below(310) };
                 let bound = |at: u64| EventId::from_u128(at.into());
                 let (first, last) = match round % 5 {
-                    0 => (bound(below(&mut state, EVENTS * 3)), bound(below(&mut state, EVENTS * 3))),
+                    0 => (bound(dice.below(EVENTS * 3)), bound(dice.below(EVENTS * 3))),
                     _ => (EventId::MIN, EventId::MAX),
                 };
-                let descending = below(&mut state, 2) == 0;
-                let limit = usize::try_from(1 + below(&mut state, 900)).expect("small");
+                let descending = dice.below(2) == 0;
+                let limit = usize::try_from(1 + dice.below(900)).expect("small");
                 let found = index.events_of(resource, &runs, (first, last), descending, limit).expect("readable");
                 let found: Vec<(Run, EventId)> =
                     found.into_iter().map(|(nth, id, _)| (runs[nth].clone(), id)).collect();

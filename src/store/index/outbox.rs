@@ -225,6 +225,7 @@ mod tests {
     use super::*;
     use crate::model::{EndpointId, EventId, Timestamp};
     use crate::store::embedded::Limits;
+    use crate::store::index::dice::Dice;
     use crate::store::index::value::Watermark;
 
     const ALL: usize = usize::MAX - 1;
@@ -277,16 +278,6 @@ mod tests {
 
     fn read(tree: &Tree, from: &[u8], to: &[u8]) -> Vec<Pair> {
         stretch(tree, from, to).expect("readable").collect::<Result<_, _>>().expect("whole")
-    }
-
-    /// Chance by seed.
-    struct Dice(u64);
-
-    impl Dice {
-        fn below(&mut self, end: u64) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 33) % end
-        }
     }
 
     #[test]

@@ -275,6 +275,12 @@ impl Scanner {
         Scanner { file, number, offset: u64::from(offset), buffer: Vec::new(), consumed: 0 }
     }
 
+    /// Goes on at `offset`.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        (self.offset, self.consumed) = (offset, 0);
+        self.buffer.clear();
+    }
+
     /// Where the next record is expected.
     pub(crate) fn offset(&self) -> u64 {
         self.offset

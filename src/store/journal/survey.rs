@@ -84,31 +84,28 @@ pub(crate) fn each_record(
         let mut scanner = Scanner::new(Arc::clone(&file), number, start);
         loop {
             let at = scanner.offset();
-            match scanner.next().map_err(reading)? {
-                Scanned::Record(location, record) if location < stretch.end => {
-                    each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
-                }
-                Scanned::Record(..) | Scanned::End => break,
+            let (location, record) = match scanner.next().map_err(reading)? {
+                Scanned::Record(location, record) => (location, record),
+                Scanned::End => break,
                 Scanned::Bad if at >= u64::from(stretch.end.offset()) && number == stretch.end.segment() => break,
-                Scanned::Bad => {
-                    let begin = u32::try_from(at).map_err(io::Error::other).map_err(reading)?;
-                    let location = Location::at(number, begin);
-                    let to = match without_payload(&file, at) {
-                        Some(record) => {
-                            let to = at + record.header.record_len() as u64;
-                            each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
-                            Some(to)
-                        }
-                        None => {
-                            tracing::warn!(segment = number, byte = at, "what stands there is damaged and passed over");
-                            next_intact(&file, at, None, |_| true).map_err(reading)?.map(|(to, _)| to)
-                        }
-                    };
-                    let Some(to) = to else { break };
-                    let to = u32::try_from(to).map_err(io::Error::other).map_err(reading)?;
-                    scanner = Scanner::new(Arc::clone(&file), number, to);
-                }
+                Scanned::Bad => match without_payload(&file, at) {
+                    Some(record) => {
+                        scanner.skip_to(at + record.header.record_len() as u64);
+                        let at = u32::try_from(at).map_err(io::Error::other).map_err(reading)?;
+                        (Location::at(number, at), record)
+                    }
+                    None => {
+                        tracing::warn!(segment = number, byte = at, "what stands there is damaged and passed over");
+                        let Some((to, _)) = next_intact(&file, at, None, |_| true).map_err(reading)? else { break };
+                        scanner.skip_to(to);
+                        continue;
+                    }
+                },
+            };
+            if location >= stretch.end {
+                break;
             }
+            each(location, &record, Location(location.0 + record.header.record_len() as u64))?;
         }
     }
     Ok(())

@@ -163,8 +163,7 @@ fn walk_segment(
                 let what = Defect::Bytes { from: at, to, first: walked.number, next: Some(header.number) };
                 walked.faults.push(Fault { segment: segment.number, file: segment.path.clone(), what });
                 walked.number = Some(header.number);
-                let to = u32::try_from(to).map_err(io::Error::other)?;
-                scanner = Scanner::new(Arc::clone(&segment.file), segment.number, to);
+                scanner.skip_to(to);
             }
         }
     }

@@ -13,7 +13,8 @@ use std::io;
 use std::iter::Peekable;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 
 use mention::Mentions;
 use sheet::Sheet;
@@ -100,6 +101,9 @@ pub(crate) fn find(sheets: &Sheets, wanted: &Wanted, found: &mut Vec<Mention>) -
     looks.into_iter().collect()
 }
 
+/// Takes the mentions of a record, and where it ends.
+type Take<'a> = dyn FnMut(Location, Vec<Mention>) -> Result<(), StoreError> + 'a;
+
 /// What a long work ends with that is not to go on.
 pub(crate) fn interrupted() -> StoreError {
     StoreError::Index("the process is stopping".to_owned())
@@ -114,7 +118,9 @@ pub(crate) struct Names {
     /// Oldest first, each from where the one before it ends.
     sheets: RwLock<Sheets>,
     /// Up to which record of the journal the sheets go, by number.
-    sealed_number: Mutex<u64>,
+    sealed_number: AtomicU64,
+    /// Sheets written since it was asked for last.
+    more: AtomicUsize,
 }
 
 impl Names {
@@ -150,7 +156,8 @@ impl Names {
             dir: dir.to_owned(),
             loose_max,
             sheets: RwLock::new(Arc::new(kept)),
-            sealed_number: Mutex::new(number),
+            sealed_number: AtomicU64::new(number),
+            more: AtomicUsize::new(0),
         })
     }
 
@@ -170,7 +177,16 @@ impl Names {
 
     /// The records from where the sheets end up to the one with this number are noted next.
     pub(crate) fn sealed_to(&self, number: u64) {
-        *self.sealed_number.lock().expect("no panic while held") = number;
+        self.sealed_number.store(number, Ordering::Release);
+    }
+
+    /// Whether so many sheets were written since it was so that some may be made one.
+    pub(crate) fn are_more(&self) -> bool {
+        let are = self.more.load(Ordering::Acquire) >= MERGED;
+        if are {
+            self.more.store(0, Ordering::Release);
+        }
+        are
     }
 
     /// What is to be written to a sheet: what could not be before, or what is loose, which are all mentions in the journal up
@@ -179,7 +195,7 @@ impl Names {
         if let Some(sealing) = &loose.sealing {
             return Some(Arc::clone(sealing));
         }
-        let records = number.saturating_sub(*self.sealed_number.lock().expect("no panic while held"));
+        let records = number.saturating_sub(self.sealed_number.load(Ordering::Acquire));
         if loose.open.len() < self.loose_max && records / RECORDS_PER_LOOSE < self.loose_max as u64 {
             return None;
         }
@@ -193,6 +209,7 @@ impl Names {
         let sheet = Sheet::write(&self.dir, self.end(), sealing.to, sealing.mentions.iter().copied().map(Ok))?;
         self.change(|sheets| sheets.push(Arc::new(sheet)));
         self.sealed_to(sealing.number);
+        self.more.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
@@ -215,9 +232,9 @@ impl Names {
         Arc::clone(&self.sheets.read().expect("no panic while held"))
     }
 
-    /// All mentions, ascending, each once; with them those that are loose.
-    pub(crate) fn all(&self, loose: &Loose) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
-        merged(&self.sheets(), loose.all())
+    /// All mentions in records from segment `first` on, ascending, each once; with them those that are loose.
+    pub(crate) fn all(&self, loose: &Loose, first: u32) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
+        merged(&self.sheets(), loose.all(), first)
     }
 
     /// Makes one of some sheets, where there are many; leaves out what stands before segment `first`. Whether it did. Nothing
@@ -229,53 +246,51 @@ impl Names {
         let lengths: Vec<u64> = settled.iter().map(|sheet| sheet.mentions.max(1)).collect();
         let Some(range) = to_merge(&lengths) else { return Ok(false) };
         let parts = &sheets[range.clone()];
-        let kept = merged(parts, Mentions::new())
-            .filter(|mention| mention.as_ref().map_or(true, |mention| mention.location().segment() >= first))
-            .map(|mention| if goes_on() { mention } else { Err(interrupted()) });
+        let kept = merged(parts, Mentions::new(), first);
+        let kept = kept.map(|mention| if goes_on() { mention } else { Err(interrupted()) });
         let sheet = Sheet::write(&self.dir, parts[0].from, parts[MERGED - 1].to, kept)?;
         // Others come at the end only, and go in this thread.
         self.change(|sheets| drop(sheets.splice(range, [Arc::new(sheet)])));
         self.delete(parts).map(|()| true)
     }
 
-    /// From where to where in the journal the sheets go of which a page was found damaged.
-    pub(crate) fn suspects(&self) -> Vec<Range<Location>> {
-        let sheets = self.sheets();
-        sheets.iter().filter(|sheet| sheet.is_suspect()).map(|sheet| sheet.from..sheet.to).collect()
+    /// The sheets of which a page was found damaged.
+    pub(crate) fn suspects(&self) -> Vec<Arc<Sheet>> {
+        self.sheets().iter().filter(|sheet| sheet.is_suspect()).cloned().collect()
     }
 
-    /// Makes the sheets anew that go over a stretch of the journal, from all mentions in it as they stand there: `each` hands
-    /// them over record by record, with where the record ends.
+    /// Makes a sheet anew, in pieces where it is long, from all mentions in its stretch of the journal as they stand there:
+    /// `each` hands them over record by record, with where the record ends.
     pub(crate) fn make_anew(
         &self,
-        stretch: &Range<Location>,
-        each: impl FnOnce(&mut dyn FnMut(Location, Vec<Mention>) -> Result<(), StoreError>) -> Result<(), StoreError>,
+        old: &Arc<Sheet>,
+        each: impl FnOnce(Range<Location>, &mut Take<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let (mut made, mut begun, mut gathered) = (Vec::new(), stretch.start, Mentions::new());
+        let (mut made, mut begun, mut gathered) = (Vec::new(), old.from, Mentions::new());
         let mut write = |from, to, mentions: Mentions| {
             made.push(Arc::new(Sheet::write(&self.dir, from, to, mentions.into_iter().map(Ok))?));
             Ok::<_, StoreError>(())
         };
-        let handed_over = each(&mut |end, mentions| {
+        let handed_over = each(old.from..old.to, &mut |end, mentions| {
             gathered.extend(mentions);
-            if gathered.len() / ANEW_TIMES >= self.loose_max && end < stretch.end {
+            if gathered.len() / ANEW_TIMES >= self.loose_max && end < old.to {
                 write(begun, end, std::mem::take(&mut gathered))?;
                 begun = end;
             }
             Ok(())
         });
-        if let Err(error) = handed_over.and_then(|()| write(begun, stretch.end, gathered)) {
+        if let Err(error) = handed_over.and_then(|()| write(begun, old.to, gathered)) {
             self.delete(&made)?;
             return Err(error);
         }
-        let is_old = |sheet: &Arc<Sheet>| stretch.start <= sheet.from && sheet.to <= stretch.end;
-        let sheets = self.sheets();
-        let first = sheets.iter().position(is_old).unwrap_or(0);
-        let old: Vec<Arc<Sheet>> = sheets.iter().filter(|sheet| is_old(sheet)).cloned().collect();
-        let gone = old.iter().filter(|old| !made.iter().any(|new| old.is_replaced_by(new)));
-        let gone: Vec<Arc<Sheet>> = gone.cloned().collect();
-        self.change(|sheets| drop(sheets.splice(first..first + old.len(), made)));
-        self.delete(&gone)
+        // One piece has the same name and took the place of the file.
+        let gone = if made.len() > 1 { std::slice::from_ref(old) } else { &[] };
+        self.change(|sheets| {
+            let place =
+                sheets.iter().position(|sheet| Arc::ptr_eq(sheet, old)).expect("only this thread takes sheets away");
+            sheets.splice(place..=place, made);
+        });
+        self.delete(gone)
     }
 
     /// Removes the sheets of which everything stands before segment `first`.
@@ -306,8 +321,12 @@ impl Names {
     }
 }
 
-/// The mentions of sheets and others, all ascending, as one, each once. Ends after an error.
-fn merged(sheets: &[Arc<Sheet>], others: Mentions) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
+/// The mentions of sheets and others in records from segment `first` on, all ascending, as one, each once. Ends after an error.
+fn merged(
+    sheets: &[Arc<Sheet>],
+    others: Mentions,
+    first: u32,
+) -> impl Iterator<Item = Result<Mention, StoreError>> + use<> {
     type Source = Box<dyn Iterator<Item = Result<Mention, StoreError>>>;
     let sheets = sheets.iter().map(|sheet| Box::new(sheet.all()) as Source);
     let others: Source = Box::new(others.into_iter().map(Ok));
@@ -324,7 +343,7 @@ fn merged(sheets: &[Arc<Sheet>], others: Mentions) -> impl Iterator<Item = Resul
             let heads = heads.filter_map(|(nth, source)| Some((*source.peek()?.as_ref().ok()?, nth)));
             let (mention, nth) = heads.min()?;
             sources[nth].next();
-            if last.replace(mention) != Some(mention) {
+            if last.replace(mention) != Some(mention) && mention.location().segment() >= first {
                 return Some(Ok(mention));
             }
         }

@@ -121,11 +121,6 @@ impl Sheet {
         self.suspect.load(Ordering::Acquire)
     }
 
-    /// Whether the other one took the place of its file.
-    pub(super) fn is_replaced_by(&self, other: &Sheet) -> bool {
-        self.path == other.path
-    }
-
     /// Removes its file. Whoever reads it goes on reading.
     pub(super) fn remove(&self) -> io::Result<()> {
         fs::remove_file(&self.path)

@@ -2,21 +2,12 @@
 
 use super::*;
 use crate::model::EventId;
+use crate::store::index::dice::Dice;
 use crate::store::index::names::sheet::Sheet;
 
 const ALL: usize = usize::MAX;
 
 const LOOSE_MAX: usize = 1_000;
-
-/// Chance by seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
 
 fn mention(name: u64, event: u64, at: u64) -> Mention {
     Mention::new(Name(name), EventId::from_u128(event.into()), Location(at))
@@ -45,7 +36,7 @@ fn open(dir: &Path, upto: u64) -> Names {
 }
 
 fn content(names: &Names) -> Vec<Mention> {
-    names.all(&Loose::default()).collect::<Result<_, _>>().expect("readable")
+    names.all(&Loose::default(), 0).collect::<Result<_, _>>().expect("readable")
 }
 
 fn spans(names: &Names) -> Vec<(u64, u64)> {
